@@ -1,0 +1,1 @@
+"""`jobc`, the command line: a module for each verb, loaded when it is called."""

@@ -1,0 +1,197 @@
+"""`jobc status`: tell what a job is doing, or how it ended."""
+
+from __future__ import annotations
+
+from argparse import Action, ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from .failure import Exit, Failure, printable
+from .output import write_line
+from .settings import Settings
+from .values import exact
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from jobruntime.rpc.gen import service_pb2 as pb
+
+USAGE = "[FLAGS] ID"
+DESCRIPTION = """\
+Print what a job is doing, or how it ended, on one line:
+
+  starting, running, paused, stopping
+  finished (exit code: N)    its first process ended by itself
+  stopped (signal: N)        its first process was ended by a signal
+  lost (REASON)              its end is not known; never to be read as success
+"""
+EPILOG = """\
+ID is a job's id, a unique beginning of one, or its name.
+
+examples:
+  jobc status nightly
+  jobc status -o json a62d | jq .outcome
+"""
+DEADLINE_SECONDS = 30
+
+
+def add_arguments(parser: ArgumentParser) -> list[Action]:
+    """Add the flags and the argument of this verb."""
+    add = parser.add_argument
+    return [
+        add("job", metavar="ID", help="the job"),
+        add(
+            "-o",
+            "--output",
+            choices=("line", "wide", "json"),
+            default="line",
+            metavar="FORM",
+            help="wide: all that is known, to read; json: the same as one object (default: line)",
+        ),
+    ]
+
+
+def run(args: Namespace, settings: Settings) -> Exit:
+    """Print the job's status; raises Failure."""
+    from jobruntime.rpc.gen import service_pb2 as pb
+
+    from .connection import call
+
+    request = pb.StatusRequest(job=exact(args.job))
+    response = call(
+        settings,
+        lambda stub: stub.Status(
+            request, timeout=DEADLINE_SECONDS + settings.connect_timeout_ms / 1000
+        ),
+        if_lost="try again",
+    )
+    form = {"line": format_line, "wide": format_wide, "json": format_json}[args.output]
+    write_line(form(response.status))
+    return Exit.OK
+
+
+def format_line(status: pb.JobStatus) -> str:
+    """Return the one line; raises Failure for a state that this version cannot tell truthfully."""
+    from jobruntime.model.state import format_state
+    from jobruntime.rpc.convert import UnreadableMessageError, state_from_proto
+
+    try:
+        return printable(format_state(*state_from_proto(status)))
+    except UnreadableMessageError as error:
+        raise Failure(
+            Exit.REFUSED,
+            f"cannot tell the status of job {status.job_id}: {error}",
+            "use a jobc that is as new as the server",
+        ) from error
+
+
+def format_json(status: pb.JobStatus) -> str:
+    """Return one JSON object; its keys are the fields of JobStatus in the API."""
+    import json
+
+    format_line(status)  # refuses what is not known
+    state = _state_name(status)
+    fields: dict[str, object] = {
+        "job_id": status.job_id,
+        "owner": status.owner,
+        "name": status.name or None,
+        "labels": dict(sorted(status.labels.items())),
+        "argv": [arg.decode("utf-8", "replace") for arg in status.argv],
+    }
+    if not all(_is_utf8(arg) for arg in status.argv):
+        from base64 import b64encode
+
+        fields["argv_base64"] = [b64encode(arg).decode() for arg in status.argv]
+    fields |= {
+        "state": state,
+        "outcome": _outcome(status),
+        "created_at": _time(status.created_at) if status.HasField("created_at") else None,
+        "started_at": _time(status.started_at) if status.HasField("started_at") else None,
+        "ended_at": _time(status.ended_at) if status.HasField("ended_at") else None,
+        "stop_requested": _stop_requested(status),
+        "timed_out": status.timed_out,
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def format_wide(status: pb.JobStatus) -> str:
+    """Return a block of lines to read; times are UTC."""
+    import shlex
+
+    command = shlex.join(arg.decode("utf-8", "replace") for arg in status.argv)
+    labels = " ".join(f"{key}={value}" for key, value in sorted(status.labels.items()))
+    rows = [
+        ("Job", status.job_id),
+        ("Name", status.name),
+        ("Owner", status.owner),
+        ("Labels", labels),
+        ("Command", command),
+        ("Status", format_line(status)),
+        ("Cause", _cause(status)),
+        ("Created", _time(status.created_at) if status.HasField("created_at") else ""),
+        ("Started", _time(status.started_at) if status.HasField("started_at") else ""),
+        ("Ended", _time(status.ended_at) if status.HasField("ended_at") else ""),
+    ]
+    return "\n".join(f"{name + ':':<9}{printable(value)}" for name, value in rows if value)
+
+
+def _cause(status: pb.JobStatus) -> str:
+    from jobruntime.model.durations import format_duration
+    from jobruntime.model.state import signal_name
+
+    causes = ["its timeout passed"] if status.timed_out else []
+    if status.HasField("stop_requested"):
+        stop = status.stop_requested
+        causes.append(
+            f"stop requested by {stop.by} at {_time(stop.at)} with {signal_name(stop.signal)}, "
+            f"grace {format_duration(max(0, stop.grace_ms))}"
+        )
+    return "; ".join(causes)
+
+
+def _state_name(status: pb.JobStatus) -> str:
+    from jobruntime.rpc.convert import state_from_proto
+
+    state, _ = state_from_proto(status)
+    return str(state)
+
+
+def _outcome(status: pb.JobStatus) -> dict[str, object] | None:
+    from jobruntime.model.state import signal_name
+
+    match status.outcome.WhichOneof("kind"):
+        case "exit_code":
+            return {"exit_code": status.outcome.exit_code}
+        case "signal":
+            signo = status.outcome.signal
+            return {"signal": signo, "signal_name": signal_name(signo)}
+        case "lost":
+            return {"lost": status.outcome.lost}
+        case _:
+            return None
+
+
+def _stop_requested(status: pb.JobStatus) -> dict[str, object] | None:
+    if not status.HasField("stop_requested"):
+        return None
+    stop = status.stop_requested
+    return {
+        "by": stop.by,
+        "at": _time(stop.at),
+        "signal": stop.signal,
+        "grace_ms": stop.grace_ms,
+    }
+
+
+def _time(timestamp: Timestamp) -> str:
+    from time import gmtime, strftime
+
+    seconds = strftime("%Y-%m-%dT%H:%M:%S", gmtime(timestamp.seconds))
+    return f"{seconds}.{timestamp.nanos:09d}Z"
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

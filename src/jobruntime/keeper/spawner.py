@@ -1,0 +1,202 @@
+"""The spawner: a small single-threaded fork server that makes one keeper for each job.
+
+It exists because gRPC's threads and fork() do not mix (grpc issues 13998, 22624), and because a
+keeper forked from a warm process costs a millisecond and a megabyte instead of a new interpreter.
+It holds no state of any job: when it dies the keepers live on, and the next one serves as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Final, NoReturn
+
+from ..linux import cgroup, sockets
+from ..linux.libc import reset_internal_signals, set_process_name
+from ..model.protocol import BUILD, SPAWNER_SOCKET, Failure, Step, StepError, encode_failure
+from .job import keep
+from .order import Site, checked_job_id, read_order
+from .sweep import sweep
+
+_IDLE_MS: Final = 30_000
+"""How long a spawner stays when no jobd is connected."""
+
+
+def main(argv: list[str]) -> int:
+    """Serve until told to retire, or until no jobd has been connected for a while."""
+    arguments = _parse(argv)
+    os.closerange(3, 1 << 20)
+    os.umask(0o077)
+    os.chdir("/")
+    set_process_name("jobd-spawner")
+    site = Site(
+        runtime_dir=arguments.runtime_dir,
+        work_dir=arguments.work_dir,
+        cgroup_root=arguments.cgroup_root,
+        peer_uid=arguments.peer_uid,
+        uids=range(arguments.uid_first, arguments.uid_first + arguments.uid_count),
+    )
+    lock = os.open(
+        f"{site.runtime_dir}/spawner.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        # A POSIX lock, which keepers do not inherit: it must end with this process alone.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0  # another one of this instance serves already
+    if site.cgroup_root is not None:
+        cgroup.join(f"{site.cgroup_root}/supervisor")
+    reset_internal_signals()
+    # Keepers end without anybody waiting for them; the kernel reaps what nobody waits for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with sockets.listen(site.runtime_dir, SPAWNER_SOCKET) as listener:
+        _tell_ready()
+        gc.collect()
+        gc.freeze()  # what is here now is never visited again, so its pages stay shared
+        _Spawner(site, listener).serve()
+    return 0
+
+
+def _tell_ready() -> None:
+    # jobd waits on this pipe; afterwards it must not be held by every keeper.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, b"ready")
+    os.dup2(0, 1)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="jobd-spawner", description="started by jobd")
+    parser.add_argument("--runtime-dir", required=True)
+    parser.add_argument("--work-dir", required=True)
+    parser.add_argument("--cgroup-root")
+    parser.add_argument("--peer-uid", type=int, required=True)
+    parser.add_argument("--uid-first", type=int, default=0)
+    parser.add_argument("--uid-count", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+class _Spawner:
+    """The loop over the listening socket and the connections of jobd."""
+
+    def __init__(self, site: Site, listener: socket.socket) -> None:
+        self._site = site
+        self._listener = listener
+        self._clients: dict[int, socket.socket] = {}
+        self._poll = select.poll()
+        self._poll.register(listener.fileno(), select.POLLIN)
+        self._retired = False
+
+    def serve(self) -> None:
+        """Serve connections; return when retired or idle."""
+        while not self._retired:
+            ready = self._poll.poll(None if self._clients else _IDLE_MS)
+            if not ready and not self._clients:
+                return
+            for fd, _ in ready:
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif client := self._clients.get(fd):
+                    self._serve_one(client)
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        if sockets.peer_uid(client) not in (self._site.peer_uid, os.geteuid()):
+            client.close()
+            return
+        client.setblocking(False)
+        self._clients[client.fileno()] = client
+        self._poll.register(client.fileno(), select.POLLIN)
+        self._send(client, {"hello": BUILD, "pid": os.getpid()})
+
+    def _serve_one(self, client: socket.socket) -> None:
+        try:
+            received = sockets.receive_message(client)
+        except BlockingIOError:
+            return
+        except (ValueError, OSError) as error:
+            print(f"spawner: dropped a connection: {error}", file=sys.stderr, flush=True)
+            received = None
+        if received is None:
+            self._drop(client)
+            return
+        message, fds = received
+        try:
+            self._obey(message, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _obey(self, message: dict[str, object], fds: list[int]) -> None:
+        match message.get("op"):
+            case "retire":
+                self._retired = True
+            case "start" if len(fds) == 3:
+                self._fork(message, fds)
+            case "sweep" if len(fds) == 1:
+                self._fork(message, fds)
+            case op:
+                print(f"spawner: unknown request {op!r}", file=sys.stderr, flush=True)
+
+    def _fork(self, message: dict[str, object], fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            failure = encode_failure(Failure(Step.FORK, error.errno or 0))
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fds[0])) as reply:
+                sockets.send_message(reply, {"failed": failure})
+            return
+        if not pid:
+            self._become_keeper(message, fds)
+
+    def _become_keeper(self, message: dict[str, object], fds: list[int]) -> NoReturn:
+        code = 1
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._listener.close()
+            for client in self._clients.values():
+                client.close()
+            gc.enable()
+            with socket.socket(fileno=fds[0]) as reply:
+                self._carry_out(message, fds, reply)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the process ends here
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    def _carry_out(self, message: dict[str, object], fds: list[int], reply: socket.socket) -> None:
+        try:
+            if message.get("op") == "sweep":
+                sweep(self._site, checked_job_id(message.get("id")))
+                sockets.send_message(reply, {"swept": True})
+                return
+            order = read_order(self._site, message, directory=fds[1], spec_fd=fds[2])
+        except StepError as error:
+            sockets.send_message(reply, {"failed": encode_failure(error.failure)})
+            return
+        os.close(fds[2])
+        keep(order, reply)
+
+    def _send(self, client: socket.socket, message: dict[str, object]) -> None:
+        try:
+            sockets.send_message(client, message)
+        except OSError:
+            self._drop(client)
+
+    def _drop(self, client: socket.socket) -> None:
+        if self._clients.pop(client.fileno(), None) is not None:
+            self._poll.unregister(client.fileno())
+            client.close()

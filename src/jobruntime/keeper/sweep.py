@@ -1,0 +1,56 @@
+"""The end of a job whose keeper is gone: its processes killed, its group and socket removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from typing import Final
+
+from ..linux import cgroup
+from ..linux.processes import signal_each
+from ..model.protocol import KEEPER_SOCKETS, Failure, Step, StepError
+from .order import Site
+
+_WAIT_S: Final = 10.0
+
+
+def sweep(site: Site, job_id: str) -> None:
+    """Kill what is left of the job and remove its group; nothing there is no error.
+
+    Raises StepError where processes do not die in time; the caller holds the job's lock.
+    """
+    if site.cgroup_root is not None:
+        path = f"{site.cgroup_root}/jobs/{job_id}"
+        try:
+            _kill_group(path)
+        except OSError as error:
+            raise StepError(Failure(Step.CGROUP, error.errno or 0, path)) from error
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{site.runtime_dir}/{KEEPER_SOCKETS}/{job_id}")
+    with contextlib.suppress(OSError):  # absent, or not empty: then it stays with the record
+        os.rmdir(f"{site.work_dir}/{job_id}")
+
+
+def _kill_group(path: str) -> None:
+    try:
+        events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        deadline = time.monotonic() + _WAIT_S
+        while cgroup.is_populated(events):
+            if time.monotonic() > deadline:
+                raise TimeoutError(110, "processes do not die")
+            if not cgroup.kill(path):
+                signal_each(
+                    9, lambda: cgroup.member_pids(path), lambda pid: cgroup.holds(path, pid)
+                )
+            if cgroup.is_populated(events):
+                poll.poll(1000)
+    finally:
+        os.close(events)
+    cgroup.remove(path)

@@ -1,0 +1,1 @@
+"""Thin typed wrappers of what Linux offers: processes, cgroup v2, sockets, files. Stdlib only."""

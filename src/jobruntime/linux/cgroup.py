@@ -1,0 +1,125 @@
+"""Control groups, version 2 only (Documentation/admin-guide/cgroup-v2.rst)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """The mounted v2 hierarchy and this process's own place in it."""
+
+    mount: str
+    own: str
+
+
+def find_hierarchy() -> Hierarchy | None:
+    """Return where cgroup v2 is mounted, or None; on a hybrid host that is beside the v1 mounts."""
+    mount = None
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            if right.startswith("cgroup2 "):
+                mount = _unescape(left.split(" ")[4])
+                break
+    if mount is None:
+        return None
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if line.startswith("0::"):
+                return Hierarchy(mount, line[3:].rstrip("\n"))
+    return None
+
+
+def _unescape(path: str) -> str:
+    # mountinfo writes blanks and backslashes as octal (proc(5)).
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        path = path.replace(code, char)
+    return path
+
+
+def make(path: str) -> None:
+    """Make the group `path` (and missing parents); an existing one is kept."""
+    os.makedirs(path, mode=0o755, exist_ok=True)
+
+
+def join(path: str) -> None:
+    """Move this process into the group `path`."""
+    fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+def is_populated(events: int) -> bool:
+    """Return whether any process lives in the group or below it; `events` is its cgroup.events."""
+    return b"populated 1" in os.pread(events, 4096, 0)
+
+
+def member_pids(path: str) -> set[int]:
+    """Return the pids in the group and below it; empty where the group is gone."""
+    pids: set[int] = set()
+    for directory, _, _ in os.walk(path):
+        try:
+            with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
+                pids.update(int(line) for line in file)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+    pids.discard(0)  # 0 stands for a process of another pid namespace
+    return pids
+
+
+def holds(path: str, pid: int) -> bool:
+    """Return whether the process is in the group or below it now."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    own = next((line[3:] for line in lines if line.startswith("0::")), "")
+    # Job groups are named by a UUID, so the name alone is exact, whatever the cgroup namespace.
+    return os.path.basename(path) in own.split("/")
+
+
+def kill(path: str) -> bool:
+    """Kill every process of the group at once; False where the kernel lacks it (before 5.14)."""
+    try:
+        fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY)
+    except FileNotFoundError:
+        return not os.path.isdir(path)
+    try:
+        os.write(fd, b"1")
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # removed meanwhile
+            raise
+    finally:
+        os.close(fd)
+    return True
+
+
+def remove(path: str) -> None:
+    """Remove the group and all below it; one that is gone is no error, a populated one EBUSY."""
+    for directory, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            pass
+
+
+def is_delegated(path: str) -> bool:
+    """Return whether a service manager has given the group away (systemd's `Delegate=yes`).
+
+    systemd marks it by an extended attribute, `trusted.` or, for user managers, `user.`
+    (systemd's CGROUP_DELEGATION.md).
+    """
+    for name in ("trusted.delegate", "user.delegate"):
+        try:
+            if os.getxattr(path, name) == b"1":
+                return True
+        except OSError:
+            continue
+    return False

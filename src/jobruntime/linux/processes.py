@@ -1,0 +1,92 @@
+"""Processes held by descriptors (pidfds), so that no signal ever reaches a reused pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+PF_FORKNOEXEC: Final = 0x40
+"""The kernel's mark of a process that forked and has not exec'd (include/linux/sched.h)."""
+
+
+def has_execed(pid: int) -> bool:
+    """Return whether a child, alive or not yet reaped, has gone through exec since its fork."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name in parentheses may contain anything; the fields after it do not.
+        fields = file.read().rpartition(b")")[2].split()
+    return not int(fields[6]) & PF_FORKNOEXEC
+
+
+def signal_verified(pid: int, signo: int, belongs: Callable[[int], bool]) -> None:
+    """Send `signo` to `pid` if it still is one that `belongs`; a gone process is no error.
+
+    The pidfd is taken first: if `belongs` then says yes and the signal goes through, both spoke of
+    one and the same process, for a pid is not given away again while its process lives.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if belongs(pid):
+            signal.pidfd_send_signal(fd, signo)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def signal_each(
+    signo: int, members: Callable[[], set[int]], belongs: Callable[[int], bool]
+) -> None:
+    """Send `signo` once to every member, also to those that are forked meanwhile.
+
+    Bounded: what forks faster than it can be signalled is left to the kill at the end of the grace.
+    """
+    done: set[int] = set()
+    for _ in range(16):
+        fresh = members() - done
+        if not fresh:
+            return
+        for pid in fresh:
+            signal_verified(pid, signo, belongs)
+        done |= fresh
+
+
+def _parents() -> dict[int, int]:
+    # One pass over /proc: the `children` files miss what a thread other than the first has forked.
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            parents[int(entry)] = _parent_of(int(entry))
+    return parents
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def descendant_pids(root: int) -> set[int]:
+    """Return all descendants of `root` at one moment; what forks meanwhile can slip through."""
+    parents = _parents()
+    found: set[int] = set()
+    generation = {root}
+    while generation:
+        generation = {pid for pid, parent in parents.items() if parent in generation} - found
+        found |= generation
+    return found
+
+
+def is_descendant(pid: int, root: int) -> bool:
+    """Return whether `pid` descends from `root` now."""
+    while pid > 1:
+        pid = _parent_of(pid)
+        if pid == root:
+            return True
+    return False

@@ -1,0 +1,100 @@
+"""What jobd, spawner and keepers say to each other. Messages are JSON, one per datagram.
+
+    jobd -> spawner    {"op": "start", "id", "uid", "gid"}   fds: reply socket, job directory, spec
+                       {"op": "sweep", "id"}                 fds: reply socket
+                       {"op": "retire"}
+    spawner -> jobd    {"hello": BUILD, "pid"}               first, on every connection
+    keeper -> jobd     {"started": progress} | {"failed": failure}, then {"progress": progress} ...,
+                       {"ended": progress} last; on a later connection {"progress": ...} first
+    jobd -> keeper     {"op": "stop", "by", "signo", "grace_ms"}   null: the spec's own
+
+A keeper outlives the jobd that started it and may meet a newer one, so its messages only ever
+grow: nothing is renamed or given another meaning. The spawner is replaced instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum, unique
+from typing import Final
+
+BUILD: Final = "1"
+"""Version of the spawner's own messages; a spawner of another one is retired and replaced."""
+
+SPAWNER_SOCKET: Final = "spawner.sock"
+KEEPER_SOCKETS: Final = "keepers"
+"""Directory of the keepers' sockets, each named by its job's id, in the runtime directory."""
+
+SPEC_FILE: Final = "spec.json"
+STATUS_FILE: Final = "status.json"
+OUTCOME_FILE: Final = "outcome.json"
+LOG_FILE: Final = "log"
+
+
+@unique
+class Step(StrEnum):
+    """A step of a start that can fail."""
+
+    ORDER = "order"
+    RECORD = "record"
+    LOG = "log"
+    CGROUP = "cgroup"
+    CONTROL = "control"
+    FORK = "fork"
+    SIGNALS = "signals"
+    SESSION = "session"
+    STDIO = "stdio"
+    RLIMITS = "rlimits"
+    USER = "user"
+    PRIVILEGES = "privileges"
+    HOME = "home"
+    WORKING_DIRECTORY = "working_directory"
+    JOIN = "join"
+    EXEC = "exec"
+    KILLED = "killed"
+
+
+@unique
+class Detail(StrEnum):
+    """What an errno alone does not tell."""
+
+    NONE = ""
+    IS_DIRECTORY = "is_directory"
+    NO_INTERPRETER = "no_interpreter"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The step at which a start failed, its errno (for KILLED: the signal) and the path."""
+
+    step: Step
+    errno: int
+    path: str = ""
+    detail: Detail = Detail.NONE
+
+
+class StepError(Exception):
+    """A start cannot go on; carries the failure that is told to jobd."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+def encode_failure(failure: Failure) -> dict[str, object]:
+    """Return `failure` as JSON-ready values; `parse_failure` is the inverse."""
+    return {
+        "step": failure.step.value,
+        "errno": failure.errno,
+        "path": failure.path,
+        "detail": failure.detail.value,
+    }
+
+
+def parse_failure(raw: dict[str, object]) -> Failure:
+    """Return the failure that `encode_failure` wrote; raises ValueError for anything else."""
+    errno = raw.get("errno")
+    if not isinstance(errno, int):
+        raise ValueError("not a failure")
+    step, detail = Step(str(raw.get("step"))), Detail(str(raw.get("detail", "")))
+    return Failure(step, errno, str(raw.get("path", "")), detail)

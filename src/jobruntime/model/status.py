@@ -1,0 +1,41 @@
+"""What is told of a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .spec import JobSpec
+from .state import Outcome, State
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The first request to end a job: who asked, when (UTC ns), with which signal and grace."""
+
+    by: str
+    at_ns: int
+    signo: int
+    grace_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job at one moment. `outcome` is set when, and only when, `state` is TERMINATED.
+
+    Times are UTC nanoseconds since 1970, from the host's wall clock.
+    """
+
+    job_id: str
+    owner: str
+    spec: JobSpec
+    state: State
+    outcome: Outcome | None
+    created_at_ns: int
+    started_at_ns: int | None = None
+    ended_at_ns: int | None = None
+    stop_requested: StopRequested | None = None
+    timed_out: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.state is State.TERMINATED) != (self.outcome is not None):
+            raise ValueError(f"job {self.job_id}: {self.state} with outcome {self.outcome}")

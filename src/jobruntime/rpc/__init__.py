@@ -1,0 +1,1 @@
+"""The protocol between client and server: its messages, errors and transport security."""

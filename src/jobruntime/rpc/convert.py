@@ -1,0 +1,206 @@
+"""Between protobuf and the model: nothing else in the project does both."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import Final, assert_never
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from jobruntime.model.errors import invalid
+from jobruntime.model.spec import JobSpec
+from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
+from jobruntime.model.status import JobStatus, StopRequested
+
+from .gen import service_pb2 as pb
+
+NS: Final = 1_000_000_000
+
+_STATE_TO_PROTO: Final[Mapping[State, pb.JobState]] = {
+    State.STARTING: pb.JOB_STATE_STARTING,
+    State.RUNNING: pb.JOB_STATE_RUNNING,
+    State.PAUSED: pb.JOB_STATE_PAUSED,
+    State.STOPPING: pb.JOB_STATE_STOPPING,
+    State.TERMINATED: pb.JOB_STATE_TERMINATED,
+}
+_STATE_FROM_PROTO: Final = {number: state for state, number in _STATE_TO_PROTO.items()}
+
+
+class UnreadableMessageError(Exception):
+    """A message says something that this version does not know, so it must not be guessed at."""
+
+
+def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
+    """Return the spec that `request` asks for; an empty string means that a field is not set.
+
+    Raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE).
+    """
+    return JobSpec(
+        argv=_argv_of(request),
+        # Sorted: a map has no order, and equal requests must give equal specs.
+        env=tuple(sorted(request.env.items())),
+        working_directory=request.working_directory or None,
+        labels=tuple(sorted(request.labels.items())),
+        name=request.name or None,
+        stop_signal=request.stop_signal if request.HasField("stop_signal") else int(signal.SIGTERM),
+        grace_ms=request.grace_ms if request.HasField("grace_ms") else default_grace_ms,
+        timeout_ms=request.timeout_ms if request.HasField("timeout_ms") else None,
+        request_id=request.request_id or None,
+    )
+
+
+def start_request_of(spec: JobSpec) -> pb.StartRequest:
+    """Return the request that asks for `spec`, every field of it set.
+
+    Raises JobError (INVALID_ARGUMENT) for anything but an argument that is not UTF-8: only argv
+    has a form for bytes.
+    """
+    for what, text in _texts_of(spec):
+        if not _is_utf8(text):
+            raise invalid(f"cannot send the {what}: it is not UTF-8", "only arguments may be bytes")
+    request = pb.StartRequest(
+        env=dict(spec.env),
+        working_directory=spec.working_directory or "",
+        labels=dict(spec.labels),
+        name=spec.name or "",
+        stop_signal=spec.stop_signal,
+        grace_ms=spec.grace_ms,
+        timeout_ms=spec.timeout_ms,
+        request_id=spec.request_id or "",
+    )
+    if all(_is_utf8(arg) for arg in spec.argv):
+        request.argv.extend(spec.argv)
+    else:
+        request.argv_bytes.extend(_bytes(arg) for arg in spec.argv)
+    return request
+
+
+def outcome_to_proto(outcome: Outcome) -> pb.Outcome:
+    """Return the message for `outcome`."""
+    match outcome:
+        case Exited(code):
+            return pb.Outcome(exit_code=code)
+        case Signaled(signo):
+            return pb.Outcome(signal=signo)
+        case Lost(reason):
+            return pb.Outcome(lost=_utf8(reason))
+        case _:
+            assert_never(outcome)
+
+
+def outcome_from_proto(message: pb.Outcome) -> Outcome:
+    """Return the outcome that `message` tells; raises UnreadableMessageError if unknown."""
+    match message.WhichOneof("kind"):
+        case "exit_code":
+            return Exited(message.exit_code)
+        case "signal":
+            return Signaled(message.signal)
+        case "lost":
+            return Lost(message.lost)
+        case _:
+            raise UnreadableMessageError("the job ended in a way that this version cannot name")
+
+
+def state_to_proto(state: State) -> pb.JobState:
+    """Return the number of `state`."""
+    return _STATE_TO_PROTO[state]
+
+
+def state_from_proto(status: pb.JobStatus) -> tuple[State, Outcome | None]:
+    """Return the state, and the outcome of a job that has ended.
+
+    Raises UnreadableMessageError where the two do not fit or this version does not know them.
+    """
+    state = _STATE_FROM_PROTO.get(status.state)
+    if state is None:
+        raise UnreadableMessageError(f"the job is in a state of the number {status.state:d}")
+    if (state is State.TERMINATED) != status.HasField("outcome"):
+        raise UnreadableMessageError(f"the job is {state}, and its outcome does not fit that")
+    return state, outcome_from_proto(status.outcome) if status.HasField("outcome") else None
+
+
+def status_to_proto(status: JobStatus) -> pb.JobStatus:
+    """Return what `status` tells a caller."""
+    spec = status.spec
+    stop = status.stop_requested
+    return pb.JobStatus(
+        job_id=status.job_id,
+        owner=_utf8(status.owner),
+        name=_utf8(spec.name or ""),
+        labels={_utf8(key): _utf8(value) for key, value in spec.labels},
+        argv=[_bytes(arg) for arg in spec.argv],
+        state=state_to_proto(status.state),
+        outcome=outcome_to_proto(status.outcome) if status.outcome is not None else None,
+        created_at=timestamp_of(status.created_at_ns),
+        started_at=_timestamp(status.started_at_ns),
+        ended_at=_timestamp(status.ended_at_ns),
+        stop_requested=_stop_to_proto(stop) if stop is not None else None,
+        timed_out=status.timed_out,
+    )
+
+
+def stop_requested_from_proto(status: pb.JobStatus) -> StopRequested | None:
+    """Return the first request to stop the job, None if nobody asked."""
+    if not status.HasField("stop_requested"):
+        return None
+    stop = status.stop_requested
+    return StopRequested(stop.by, ns_of(stop.at), stop.signal, stop.grace_ms)
+
+
+def timestamp_of(at_ns: int) -> Timestamp:
+    """Return the UTC nanoseconds `at_ns` as a message, exactly."""
+    seconds, nanos = divmod(at_ns, NS)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def ns_of(timestamp: Timestamp) -> int:
+    """Return the UTC nanoseconds of `timestamp`."""
+    return timestamp.seconds * NS + timestamp.nanos
+
+
+def _argv_of(request: pb.StartRequest) -> tuple[str, ...]:
+    if request.argv and request.argv_bytes:
+        raise invalid("cannot start a job: argv and argv_bytes are both set", "set one of them")
+    if request.argv_bytes:
+        return tuple(arg.decode("utf-8", "surrogateescape") for arg in request.argv_bytes)
+    return tuple(request.argv)
+
+
+def _stop_to_proto(stop: StopRequested) -> pb.StopRequested:
+    return pb.StopRequested(
+        by=_utf8(stop.by),
+        at=timestamp_of(stop.at_ns),
+        signal=stop.signo,
+        grace_ms=stop.grace_ms,
+    )
+
+
+def _timestamp(at_ns: int | None) -> Timestamp | None:
+    return None if at_ns is None else timestamp_of(at_ns)
+
+
+def _texts_of(spec: JobSpec) -> list[tuple[str, str]]:
+    texts = [("working directory", spec.working_directory or "")]
+    for name, value in spec.env:
+        texts.append((f"environment variable {name!r}", name + value))
+    for key, value in spec.labels:
+        texts.append((f"label {key!r}", key + value))
+    return texts
+
+
+def _bytes(arg: str) -> bytes:
+    # Not os.fsencode: what a job is must not hang on the locale of whoever reads it.
+    return arg.encode("utf-8", "surrogateescape")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

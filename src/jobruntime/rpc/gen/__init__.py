@@ -1,0 +1,1 @@
+"""Code generated from proto/service.proto by `make proto`; not edited by hand."""

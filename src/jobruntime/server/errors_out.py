@@ -1,0 +1,29 @@
+"""How a command of `jobd` tells that it failed: one sentence on stderr and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from jobruntime.model.errors import JobError
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+"""The exit code that argparse gives, too."""
+
+
+def print_error(error: JobError, program: str = "jobd") -> None:
+    """Print the sentence and its remedy as one line, whatever a path in it contains."""
+    text = str(error)
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    print(f"{program}: {line}", file=sys.stderr)
+
+
+def run_reporting(action: Callable[[], int], program: str = "jobd") -> int:
+    """Return the exit code of `action`, or print its JobError and return `EXIT_FAILED`."""
+    try:
+        return action()
+    except JobError as error:
+        print_error(error, program)
+        return EXIT_FAILED

@@ -1,0 +1,162 @@
+"""Who is calling: a principal from the verified client certificate, and from nothing else."""
+
+from __future__ import annotations
+
+import datetime as dt
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+
+from jobruntime.model.access import Principal, Role
+from jobruntime.model.errors import JobError, Reason
+
+MAX_NAME_CHARS: Final = 64
+"""X.520's upper bound of a common name (ub-common-name)."""
+
+# Scripts whose letters look like one another's. A name keeps to one of them.
+_LOOK_ALIKE_SCRIPTS: Final = frozenset(
+    {"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC"}
+)
+_REMEDY: Final = "ask the server's operator for a certificate made by `jobd cert issue`"
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    principal: Principal
+    not_before: dt.datetime
+    not_after: dt.datetime
+
+
+def principal_of(
+    auth_context: Mapping[str, Sequence[bytes]], *, now: dt.datetime | None = None
+) -> Principal:
+    """Return the principal of a call from gRPC's `context.auth_context()`.
+
+    The name is the certificate's only CN, the roles are its O values, the serial is in upper-case
+    hex as openssl prints it. Validity is looked at again for each call, because a connection may
+    outlive its certificate. Raises JobError (UNAUTHENTICATED) for everything else than TLS 1.3 and
+    one certificate with a proper name and known roles only.
+    """
+    if list(auth_context.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
+        raise _refused("the connection is not TLS 1.3", "use a client that speaks TLS 1.3")
+    certificates = list(auth_context.get("x509_pem_cert", ()))
+    if len(certificates) != 1:
+        raise _refused("there is no client certificate", _REMEDY)
+    identity = _read_identity(certificates[0])
+    now = dt.datetime.now(dt.UTC) if now is None else now
+    if now < identity.not_before:
+        raise _refused("the client certificate is not valid yet", "compare the hosts' clocks")
+    if now > identity.not_after:
+        ended = f"{identity.not_after:%Y-%m-%d %H:%M:%S} UTC"
+        raise _refused(f"the client certificate expired at {ended}", _REMEDY)
+    return identity.principal
+
+
+def name_fault(name: str) -> str | None:
+    """Return what is wrong with `name` as a user's name, or None.
+
+    A name has 1 to 64 printable characters, is its own NFKC form (so that no two spellings of one
+    text are two users), keeps to one of the scripts whose letters look alike, and can be a file's
+    name: no '/', and no '.', '-' or space at the edges where they would mislead.
+    """
+    if not name:
+        return "it is empty"
+    if len(name) > MAX_NAME_CHARS:
+        return f"it has {len(name)} characters, more than {MAX_NAME_CHARS}"
+    if not name.isprintable():
+        return "it has characters that cannot be printed"
+    if "/" in name:
+        return "it has a '/'"
+    if name[0] in ".- " or name[-1] == " ":
+        return "it starts with '.', '-' or a space, or ends with a space"
+    if unicodedata.normalize("NFKC", name) != name:
+        return "it has another form in Unicode's NFKC"
+    scripts = {unicodedata.name(char, "").split(" ")[0] for char in name if char.isalpha()}
+    if len(scripts & _LOOK_ALIKE_SCRIPTS) > 1:
+        return "it mixes letters of scripts that look alike"
+    return None
+
+
+def check_user_name(name: str) -> None:
+    """Refuse a name that no certificate may carry; raises JobError (INVALID_ARGUMENT)."""
+    fault = name_fault(name)
+    if fault is not None:
+        raise JobError(
+            Reason.INVALID_ARGUMENT,
+            f"cannot use {name[:MAX_NAME_CHARS]!a} as a user's name: {fault}",
+            f"use 1 to {MAX_NAME_CHARS} letters, digits, '.', '_', '-' or '@', "
+            "a letter or digit first",
+        )
+
+
+@lru_cache(maxsize=1024)
+def _read_identity(pem: bytes) -> _Identity:
+    """Parse a certificate, once for all calls that show it; errors are not kept."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        with warnings.catch_warnings():
+            # A name that is too long is refused below, and no reason to write to stderr.
+            warnings.simplefilter("ignore")
+            subject = certificate.subject
+        usages = _extended_key_usages(certificate)
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise _refused("the client certificate cannot be parsed", _REMEDY) from error
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in usages:
+        raise _refused("the certificate is not made for clients (clientAuth)", _REMEDY)
+    serial = f"{certificate.serial_number:X}"
+    return _Identity(
+        principal=Principal(
+            name=_name_in(subject),
+            roles=_roles_in(subject),
+            serial=serial.zfill(len(serial) + len(serial) % 2),
+        ),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+    )
+
+
+def _extended_key_usages(certificate: x509.Certificate) -> list[ObjectIdentifier]:
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return []
+
+
+def _name_in(subject: x509.Name) -> str:
+    names = _texts(subject, NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise _refused(f"the client certificate has {len(names)} common names (CN)", _REMEDY)
+    fault = name_fault(names[0])
+    if fault is not None:
+        raise _refused(f"the client certificate's common name (CN) is no user: {fault}", _REMEDY)
+    return names[0]
+
+
+def _roles_in(subject: x509.Name) -> frozenset[Role]:
+    texts = _texts(subject, NameOID.ORGANIZATION_NAME)
+    if not texts:
+        raise _refused("the client certificate names no role (O)", _REMEDY)
+    for text in texts:
+        # One unknown role spoils all: it may be a misspelt one, or one of a newer server.
+        if text not in set(Role):
+            raise _refused(
+                f"the client certificate names {text[:MAX_NAME_CHARS]!a} as a role (O), "
+                f"which is none of {', '.join(Role)}",
+                _REMEDY,
+            )
+    return frozenset(Role(text) for text in texts)
+
+
+def _texts(subject: x509.Name, oid: ObjectIdentifier) -> list[str]:
+    values = [attribute.value for attribute in subject.get_attributes_for_oid(oid)]
+    return [value if isinstance(value, str) else "" for value in values]
+
+
+def _refused(cause: str, remedy: str) -> JobError:
+    return JobError(Reason.UNAUTHENTICATED, f"cannot accept the caller: {cause}", remedy)

@@ -1,0 +1,35 @@
+"""The worker library: jobs on this host, started, stopped, followed and told of truthfully.
+
+    async with LocalWorker(Settings(state_dir="/var/lib/myapp/jobs")) as worker:
+        job_id = await worker.start(JobSpec(argv=("make", "-j2")), owner="ci")
+        async for event in worker.logs(job_id):
+            ...
+
+It needs no gRPC, and nothing but the standard library.
+"""
+
+from ..model.errors import JobError, Reason
+from ..model.spec import JobSpec
+from ..model.state import Exited, Lost, Outcome, Signaled, State
+from ..model.status import JobStatus
+from .api import LogBatch, LogEnd, LogEvent, Worker
+from .engine import LocalWorker
+from .settings import Settings
+
+__all__ = [
+    "Exited",
+    "JobError",
+    "JobSpec",
+    "JobStatus",
+    "LocalWorker",
+    "LogBatch",
+    "LogEnd",
+    "LogEvent",
+    "Lost",
+    "Outcome",
+    "Reason",
+    "Settings",
+    "Signaled",
+    "State",
+    "Worker",
+]

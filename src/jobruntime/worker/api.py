@@ -1,0 +1,99 @@
+"""The one interface of every engine that runs jobs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from ..model.frames import Entry, Totals
+from ..model.spec import JobSpec
+from ..model.status import JobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """Output in the order in which it was captured; `cursor` is where to go on behind it."""
+
+    entries: tuple[Entry, ...]
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """The last event of a whole stream.
+
+    `complete` is whether the job has ended and this was all of its output; `totals` count the
+    whole log up to here, whatever part of it was asked for.
+    """
+
+    complete: bool
+    totals: Totals
+    status: JobStatus
+    cursor: str
+
+
+LogEvent = LogBatch | LogEnd
+
+
+class Worker(ABC):
+    """Runs jobs for owners.
+
+    A job is named by `job`: its id, a unique prefix of it, or its name. Where `owner` is given,
+    only that owner's jobs are looked at; another's answers exactly as one that does not exist.
+    All methods raise JobError; every one names its reasons.
+    """
+
+    @abstractmethod
+    async def start(self, spec: JobSpec, *, owner: str) -> str:
+        """Start a job and return its id, once exec has succeeded; a failed start leaves nothing.
+
+        A `request_id` in the spec makes a retry safe: the same id and spec return the same job.
+
+        Raises JobError: PROGRAM_*, WORKING_DIRECTORY, SPEC_TOO_LARGE, KILLED_BEFORE_EXEC or
+        START_STEP_FAILED for what the start ran into; REQUEST_ID_REUSED, NAME_IN_USE;
+        RESOURCE_EXHAUSTED; SPAWNER_UNAVAILABLE.
+        """
+
+    @abstractmethod
+    async def stop(
+        self,
+        job: str,
+        *,
+        by: str,
+        owner: str | None = None,
+        signo: int | None = None,
+        grace_ms: int | None = None,
+    ) -> JobStatus:
+        """End a job and return its status once nothing of it lives; an ended one is left as it is.
+
+        `signo` and `grace_ms` take the place of the spec's; a grace of 0 kills at once.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, KEEPER_UNREACHABLE.
+        """
+
+    @abstractmethod
+    async def status(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """Return what the job is doing, or how it ended.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS.
+        """
+
+    @abstractmethod
+    async def wait(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """Return the job's status once it has ended.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS.
+        """
+
+    @abstractmethod
+    def logs(
+        self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""
+    ) -> AsyncIterator[LogEvent]:
+        """Yield the job's output from `cursor` on (the first byte by default), then one LogEnd.
+
+        With `follow` it goes on until the job has ended; without, it stops at the present end.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, CURSOR_INVALID; LOG_UNREADABLE where the
+        log is damaged, after all that could be read was yielded.
+        """

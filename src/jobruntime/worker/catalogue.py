@@ -1,0 +1,132 @@
+"""The catalogue: finds jobs by id, prefix, name, request id and owner among any number of them.
+
+An index over the jobs' directories, in SQLite (WAL): it can be rebuilt from them at any time, so
+a commit does not wait for the disk. Used from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from .store import JobRecord
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    name TEXT,
+    request_id TEXT,
+    created_at_ns INTEGER NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS jobs_by_name ON jobs (name, created_at_ns) WHERE name IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (owner, request_id)
+    WHERE request_id IS NOT NULL;
+"""
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A job that a reference may mean."""
+
+    job_id: str
+    owner: str
+    ended: bool
+
+
+class Catalogue:
+    """The index of one instance's jobs."""
+
+    def __init__(self, path: str) -> None:
+        """Open or make the catalogue at `path`; one of another version is made anew, empty."""
+        self._path = path
+        self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=OFF")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            db.execute("DROP TABLE IF EXISTS jobs")
+        db.executescript(_SCHEMA)
+        db.execute(f"PRAGMA user_version={_VERSION}")
+        return db
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def add(self, record: JobRecord) -> None:
+        """Add a job that runs; one that is there already is left as it is."""
+        self._db.execute(
+            "INSERT OR IGNORE INTO jobs (id, owner, name, request_id, created_at_ns)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (
+                record.job_id,
+                record.owner,
+                record.spec.name,
+                record.spec.request_id,
+                record.created_at_ns,
+            ),
+        )
+
+    def mark_ended(self, job_id: str) -> None:
+        """Note that the job has ended."""
+        self._db.execute("UPDATE jobs SET ended = 1 WHERE id = ?", (job_id,))
+
+    def remove(self, job_id: str) -> None:
+        """Forget the job."""
+        self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def ids(self, *, ended: bool) -> set[str]:
+        """Return the ids of the jobs that have ended, or of those that have not."""
+        rows = self._db.execute("SELECT id FROM jobs WHERE ended = ?", (int(ended),))
+        return {job_id for (job_id,) in rows}
+
+    def find(self, reference: str, owner: str | None) -> list[Match]:
+        """Return the jobs that `reference` may mean among the owner's (None: everybody's).
+
+        An exact id is the one; then a name's newest job of each owner; then a prefix's jobs, at
+        most two of them, for two are already too many.
+        """
+        return (
+            self._select("id = ?", (reference,), owner, "LIMIT 1")
+            or self._find_named(reference, owner)
+            or self._select("id >= ? AND id < ?", (reference, f"{reference}g"), owner, "LIMIT 2")
+        )
+
+    def _find_named(self, name: str, owner: str | None) -> list[Match]:
+        newest: dict[str, Match] = {}
+        order = "ORDER BY ended, created_at_ns DESC"  # one that still runs goes before all others
+        for match in self._select("name = ?", (name,), owner, order):
+            newest.setdefault(match.owner, match)
+        return list(newest.values())
+
+    def _select(
+        self, where: str, values: tuple[str, ...], owner: str | None, tail: str
+    ) -> list[Match]:
+        # Only constants of this module reach the text of the statement.
+        sql = f"SELECT id, owner, ended FROM jobs WHERE {where}"  # noqa: S608
+        if owner is not None:
+            sql += " AND owner = ?"
+            values = (*values, owner)
+        rows = self._db.execute(f"{sql} {tail}", values)
+        return [Match(job_id, who, bool(ended)) for job_id, who, ended in rows]
+
+    def find_request(self, owner: str, request_id: str) -> str | None:
+        """Return the id of the job that the owner's request started, or None."""
+        row = self._db.execute(
+            "SELECT id FROM jobs WHERE owner = ? AND request_id = ?", (owner, request_id)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def name_in_use(self, owner: str, name: str) -> bool:
+        """Return whether a job of the owner's that has not ended has this name."""
+        row = self._db.execute(
+            "SELECT 1 FROM jobs WHERE name = ? AND owner = ? AND ended = 0", (name, owner)
+        ).fetchone()
+        return row is not None

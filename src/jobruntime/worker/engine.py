@@ -1,0 +1,437 @@
+"""The local engine: jobs as keepers and payloads on this host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, TypeVar
+
+from ..linux import sockets
+from ..linux.files import boot_id, write_all
+from ..model.errors import JobError, Reason, invalid
+from ..model.protocol import LOG_FILE, parse_failure
+from ..model.record import Progress, parse_progress
+from ..model.spec import JobSpec, check_grace_ms, same_request
+from ..model.state import State
+from ..model.status import JobStatus
+from .api import LogEnd, LogEvent, Worker
+from .catalogue import Catalogue
+from .instance import Instance, open_instance, remove_cgroups
+from .live import LiveJob
+from .logs import LogReader, encode_cursor, parse_cursor, read_log
+from .owners import Owners
+from .recovery import Settled, recoverable_ids, settle
+from .reservations import Reservations
+from .settings import Settings
+from .spawner import Spawner, wait_readable
+from .start_errors import start_error
+from .store import JobDirectory, JobRecord, encode_order, status_of
+from .tail import TailHub
+
+_T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+
+
+class LocalWorker(Worker):
+    """Runs jobs on this host; an async context manager. One per state directory.
+
+    Leaving the context leaves the jobs alone: the next worker on the same state directory finds
+    them, those that ended meanwhile too.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing happens before the context is entered."""
+        self._settings = settings
+        self._live: dict[str, LiveJob] = {}
+        self._reservations = Reservations()
+        self._boot_id = boot_id()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        """Open the instance and recover its jobs.
+
+        Raises JobError: INSTANCE_IN_USE, CONFIG_INVALID, SPAWNER_UNAVAILABLE.
+        """
+        self._instance: Instance = open_instance(self._settings)
+        try:
+            # One thread for what is not safe in several: the catalogue and the owners' table.
+            self._index = ThreadPoolExecutor(1, "index")
+            self._files = ThreadPoolExecutor(4, "files")
+            self._spawner = Spawner(self._instance)
+            self._tail = TailHub()
+            self._owners = Owners(self._instance.state_dir, self._instance.uids)
+            self._catalogue = await self._in_index(
+                lambda: Catalogue(f"{self._instance.state_dir}/catalogue.sqlite")
+            )
+            await self._spawner.ensure()
+            await self._recover()
+        except BaseException:
+            self._instance.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of everything; jobs, keepers and the spawner go on."""
+        for task in self._tasks:
+            task.cancel()
+        for job in self._live.values():
+            job.detach()
+        self._spawner.close()
+        self._tail.close()
+        self._owners.close()
+        await self._in_index(self._catalogue.close)
+        self._index.shutdown()
+        self._files.shutdown()
+        self._instance.close()
+
+    @property
+    def instance(self) -> Instance:
+        """The places that this worker uses."""
+        return self._instance
+
+    @property
+    def running(self) -> list[JobStatus]:
+        """The jobs that have not ended."""
+        return [job.status for job in self._live.values()]
+
+    async def retire(self) -> None:
+        """End the spawner and, where no job is left, remove the instance's cgroups."""
+        await self._spawner.retire()
+        if not self._live:
+            remove_cgroups(self._instance)
+
+    # -- start
+
+    async def start(self, spec: JobSpec, *, owner: str) -> str:
+        """See Worker.start."""
+        async with self._reservations.held(owner, spec) as earlier:
+            if earlier is not None or (earlier := await self._earlier_job(owner, spec)):
+                await self._check_same_request(earlier, spec)
+                return earlier
+            if spec.name is not None and await self._in_index(
+                lambda: self._catalogue.name_in_use(owner, spec.name or "")
+            ):
+                raise JobError(
+                    Reason.NAME_IN_USE,
+                    f"cannot start a second job named {spec.name!r}: the first has not ended",
+                    "stop it, or choose another name",
+                )
+            job_id = await self._start_new(spec, owner)
+            self._reservations.keep(owner, spec, job_id)
+            return job_id
+
+    async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
+        request_id = spec.request_id
+        if request_id is None:
+            return None
+        return await self._in_index(lambda: self._catalogue.find_request(owner, request_id))
+
+    async def _check_same_request(self, job_id: str, spec: JobSpec) -> None:
+        earlier = (await self._look_up(job_id))[0]
+        if not same_request(earlier.spec, spec):
+            raise JobError(
+                Reason.REQUEST_ID_REUSED,
+                f"cannot use request id {spec.request_id!r} again: job {job_id} was started "
+                "with it, and by another request",
+                "use a new request id for a new job",
+            )
+
+    async def _start_new(self, spec: JobSpec, owner: str) -> str:
+        record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id)
+        uid = await self._in_index(lambda: self._owners.uid_of(owner))
+        for last in (False, True):
+            directory = await self._in_files(lambda: self._create_directory(record))
+            try:
+                return await self._spawn(record, uid, directory)
+            except ConnectionError:
+                # The spawner or the new keeper died before it told anything. What it may have
+                # begun is swept, and then a second try is safe.
+                await self._sweep(record.job_id)
+                await self._in_files(directory.discard)
+                if last:
+                    break
+            except JobError:
+                await self._in_files(directory.discard)
+                raise
+        raise JobError(
+            Reason.SPAWNER_UNAVAILABLE,
+            "cannot start the job: the process that starts it died",
+            f"try again; the operator finds more in {self._instance.state_dir}/spawner.log",
+        )
+
+    def _create_directory(self, record: JobRecord) -> JobDirectory:
+        try:
+            return JobDirectory.create(self._instance.jobs_dir, record)
+        except OSError as error:
+            raise JobError(
+                Reason.RESOURCE_EXHAUSTED,
+                f"cannot start the job: its record can't be written: {error.strerror}",
+                "free disk space on the server's host",
+            ) from error
+
+    async def _spawn(self, record: JobRecord, uid: int | None, directory: JobDirectory) -> str:
+        ours, keepers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with keepers:
+                order = _sealed_memfd(encode_order(record.spec))
+                try:
+                    message: dict[str, object] = {"op": "start", "id": record.job_id, "uid": uid}
+                    await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
+                finally:
+                    os.close(order)
+            # While the keeper forks, the order goes to the disk.
+            synced = asyncio.ensure_future(self._in_files(directory.sync))
+            try:
+                progress = _started(await _receive(ours), record.spec)
+            finally:
+                await asyncio.wait([synced])
+        except BaseException:
+            ours.close()
+            raise
+        await self._in_index(lambda: self._catalogue.add(record))
+        self._adopt(record, progress, ours)
+        directory.close()  # the keeper alone holds the lock from here on
+        return record.job_id
+
+    def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
+        job = LiveJob(record, progress, self._on_silence)
+        self._live[record.job_id] = job
+        job.ended.add_done_callback(lambda _: self._run_task(self._retire_job(job)))
+        job.attach(sock)
+        return job
+
+    # -- the end of a job
+
+    def _on_silence(self, job: LiveJob) -> None:
+        self._run_task(self._settle_live(job))
+
+    async def _settle_live(self, job: LiveJob) -> None:
+        settled = await settle(self._instance, job.record.job_id, self._sweep)
+        if settled.keeper is not None:
+            job.attach(settled.keeper)
+        elif settled.progress is not None:
+            job.finish(settled.progress)
+
+    async def _retire_job(self, job: LiveJob) -> None:
+        job_id = job.record.job_id
+        await self._in_index(lambda: self._catalogue.mark_ended(job_id))
+        self._live.pop(job_id, None)
+        self._tail.wake(self._log_path(job_id))
+
+    async def _sweep(self, job_id: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                await self._spawner.send({"op": "sweep", "id": job_id}, (theirs.fileno(),))
+            message = await _receive(ours)
+        if "swept" not in message:
+            raise JobError(
+                Reason.INTERNAL,
+                f"cannot end what is left of job {job_id}: its processes do not die",
+                "the operator should look at the host: a process may hang in the kernel",
+            )
+
+    # -- recovery
+
+    async def _recover(self) -> None:
+        known = await self._in_index(lambda: self._catalogue.ids(ended=True))
+        running = await self._in_index(lambda: self._catalogue.ids(ended=False))
+        ids = await self._in_files(lambda: recoverable_ids(self._instance, known))
+        for job_id in sorted(ids | running):
+            await self._recover_job(job_id)
+
+    async def _recover_job(self, job_id: str) -> None:
+        settled: Settled = await settle(self._instance, job_id, self._sweep)
+        record = settled.record
+        if record is None:
+            await self._in_index(lambda: self._catalogue.remove(job_id))
+            return
+        await self._in_index(lambda: self._catalogue.add(record))
+        if settled.keeper is not None:
+            self._adopt(record, settled.progress, settled.keeper)
+        else:
+            await self._in_index(lambda: self._catalogue.mark_ended(job_id))
+
+    # -- queries
+
+    async def status(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """See Worker.status."""
+        record, progress = await self._look_up(await self._resolve(job, owner))
+        return status_of(record, progress)
+
+    async def wait(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """See Worker.wait."""
+        job_id = await self._resolve(job, owner)
+        if live := self._live.get(job_id):
+            await asyncio.shield(live.ended)
+            return live.status
+        return status_of(*await self._look_up(job_id))
+
+    async def stop(
+        self,
+        job: str,
+        *,
+        by: str,
+        owner: str | None = None,
+        signo: int | None = None,
+        grace_ms: int | None = None,
+    ) -> JobStatus:
+        """See Worker.stop."""
+        if grace_ms is not None:
+            check_grace_ms(grace_ms)
+        if signo is not None and not 1 <= signo <= 64:
+            raise invalid(f"cannot stop a job with signal {signo}", "give 1 to 64")
+        job_id = await self._resolve(job, owner)
+        if live := self._live.get(job_id):
+            if not live.ended.done():
+                live.request_stop(by, signo, grace_ms)
+            await asyncio.shield(live.ended)
+            return live.status
+        return status_of(*await self._look_up(job_id))
+
+    async def logs(
+        self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""
+    ) -> AsyncIterator[LogEvent]:
+        """See Worker.logs."""
+        job_id = await self._resolve(job, owner)
+        live = self._live.get(job_id)
+        record, course = await self._look_up(job_id)
+
+        def progress() -> Progress | None:
+            return live.progress if live is not None else course
+
+        path = self._log_path(job_id)
+        reader = self._open_log(path, cursor)
+        with contextlib.closing(reader), contextlib.ExitStack() as stack:
+            await reader.check_start(cursor)
+            changed = stack.enter_context(self._tail.following(path)) if follow and live else None
+            async for batch in read_log(reader, progress, changed):
+                yield batch
+            known = progress()
+            complete = known is not None and known.log_size is not None
+            position = reader.position
+            yield LogEnd(
+                complete, position.totals, status_of(record, known), encode_cursor(position)
+            )
+
+    def _open_log(self, path: str, cursor: str) -> LogReader:
+        position = parse_cursor(cursor)
+        try:
+            return LogReader(path, position)
+        except FileNotFoundError as error:
+            raise JobError(
+                Reason.LOG_UNREADABLE,
+                "cannot read the log: the job has none",
+                "it was removed, or the host crashed as the job began",
+            ) from error
+
+    def _log_path(self, job_id: str) -> str:
+        return f"{self._instance.jobs_dir}/{job_id}/{LOG_FILE}"
+
+    async def _resolve(self, reference: str, owner: str | None) -> str:
+        matches = await self._in_index(lambda: self._catalogue.find(reference, owner))
+        if not matches:
+            raise JobError(
+                Reason.JOB_NOT_FOUND,
+                f"cannot find job {reference[:64]!r}",
+                "give the id that start printed, a unique prefix of it, or a name",
+            )
+        if len(matches) > 1:
+            raise JobError(
+                Reason.JOB_AMBIGUOUS,
+                f"cannot tell which job {reference[:64]!r} is: several match",
+                "give more characters of the id",
+            )
+        return matches[0].job_id
+
+    async def _look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
+        if live := self._live.get(job_id):
+            return live.record, live.progress
+        return await self._in_files(lambda: self._read(job_id))
+
+    def _read(self, job_id: str) -> tuple[JobRecord, Progress]:
+        try:
+            with JobDirectory.open(self._instance.jobs_dir, job_id) as directory:
+                record, progress = directory.read_record(), directory.read_outcome()
+        except (OSError, ValueError) as error:
+            raise _damaged(job_id, str(error)) from error
+        if record is None or progress is None or progress.state is not State.TERMINATED:
+            raise _damaged(job_id, "it is not complete")
+        return record, progress
+
+    # -- threads and tasks
+
+    async def _in_index(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._index, call)
+
+    async def _in_files(self, call: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._files, call)
+
+    def _run_task(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(_reporting(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _reporting(work: Coroutine[None, None, None]) -> None:
+    # The boundary of a task that nobody awaits: what it meets must not vanish.
+    try:
+        await work
+    except (JobError, OSError) as error:
+        _logger.error("%s", error)
+
+
+async def _receive(sock: socket.socket) -> dict[str, object]:
+    """Return the next message; raises ConnectionError where the peer ended without one."""
+    sock.setblocking(False)
+    await wait_readable(sock.fileno())
+    received = sockets.receive_message(sock)
+    if received is None:
+        raise ConnectionError("the keeper ended")
+    return received[0]
+
+
+def _started(message: dict[str, object], spec: JobSpec) -> Progress:
+    if isinstance(failed := message.get("failed"), dict):
+        raise start_error(parse_failure(failed), spec)
+    started = message.get("started") or message.get("ended")
+    if not isinstance(started, dict):
+        raise ConnectionError(f"the keeper said {message!r}")
+    return parse_progress(started)
+
+
+def _sealed_memfd(data: bytes) -> int:
+    fd = os.memfd_create("spec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        write_all(fd, data)
+        fcntl.fcntl(
+            fd,
+            fcntl.F_ADD_SEALS,
+            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _damaged(job_id: str, cause: str) -> JobError:
+    return JobError(
+        Reason.INTERNAL,
+        f"cannot read the record of job {job_id}: {cause}",
+        "the operator should look at its directory in the state directory",
+    )

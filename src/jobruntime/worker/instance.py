@@ -1,0 +1,219 @@
+"""One instance: its directories, its lock, its place among the cgroups."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from ..linux import cgroup
+from ..linux.files import make_private_directory, try_lock
+from ..model.errors import JobError, Reason
+from ..model.protocol import KEEPER_SOCKETS
+from .settings import Settings
+
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux (fcntl(2))
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The places of one instance, made and checked, and the lock that makes it the only one."""
+
+    state_dir: str
+    runtime_dir: str
+    work_dir: str
+    cgroup_root: str | None
+    uids: range
+    lock: int
+
+    @property
+    def jobs_dir(self) -> str:
+        """Where each job has its directory."""
+        return f"{self.state_dir}/jobs"
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self.lock)
+
+
+def open_instance(settings: Settings) -> Instance:
+    """Make what is missing, take the lock, and return the instance.
+
+    Raises JobError: INSTANCE_IN_USE where another process serves it, CONFIG_INVALID where a
+    directory can't be used.
+    """
+    state_dir = os.path.realpath(settings.state_dir)
+    uids = _uids(settings)
+    try:
+        make_private_directory(state_dir)
+        make_private_directory(f"{state_dir}/jobs")
+        lock = _take_lock(state_dir)
+    except OSError as error:
+        raise _unusable("state directory", state_dir, error) from error
+    try:
+        return Instance(
+            state_dir=state_dir,
+            runtime_dir=_make_runtime_dir(settings, state_dir),
+            work_dir=_make_work_dir(settings, state_dir, uids),
+            cgroup_root=_make_cgroups(settings, state_dir),
+            uids=uids,
+            lock=lock,
+        )
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def instance_tag(state_dir: str) -> str:
+    """Return the short name that tells this instance's places from another's."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(state_dir))).hexdigest()[:12]
+
+
+def lock_holder(state_dir: str) -> int | None:
+    """Return the pid of the process that serves this state directory, as the kernel tells it."""
+    try:
+        fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _take_lock(state_dir: str) -> int:
+    fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    if not try_lock(fd):
+        os.close(fd)
+        holder = lock_holder(state_dir)
+        raise JobError(
+            Reason.INSTANCE_IN_USE,
+            f"cannot use the state directory {state_dir}: process {holder} serves it already",
+            "stop that one first (jobd stop), or give this one a state directory of its own",
+        )
+    # Beside it a POSIX lock, which would not keep out a second worker of this process, but whose
+    # holder the kernel can name to others (F_GETLK).
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def _uids(settings: Settings) -> range:
+    if os.geteuid() != 0 or settings.uid_first is None:
+        return range(0)
+    return range(settings.uid_first, settings.uid_first + settings.uid_count)
+
+
+def _make_runtime_dir(settings: Settings, state_dir: str) -> str:
+    tag = instance_tag(state_dir)
+    path = settings.runtime_dir
+    try:
+        if path is None:
+            path = f"{_runtime_base()}/{tag}"
+        make_private_directory(path)
+        make_private_directory(f"{path}/{KEEPER_SOCKETS}")
+    except OSError as error:
+        raise _unusable("runtime directory", path or "", error) from error
+    return path
+
+
+def _runtime_base() -> str:
+    if os.geteuid() == 0:
+        make_private_directory("/run/jobd", 0o711)
+        return "/run/jobd"
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    path = f"{base}/jobd" if base else f"/tmp/jobd-{os.geteuid()}"  # noqa: S108 - checked: ours, 0700
+    make_private_directory(path)
+    return path
+
+
+def _make_work_dir(settings: Settings, state_dir: str, uids: range) -> str:
+    path = settings.work_dir
+    if path is None:
+        tag = instance_tag(state_dir)
+        path = f"/var/lib/jobd/work-{tag}" if uids else f"{state_dir}/work"
+    path = os.path.abspath(path)
+    try:
+        make_private_directory(path, 0o711 if uids else 0o700)
+        path = os.path.realpath(path)
+    except OSError as error:
+        raise _unusable("directory for the jobs' own directories", path, error) from error
+    if uids and (closed := _closed_parent(path)):
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot use {path} for the jobs' own directories: jobs run as users of their own "
+            f"and cannot pass {closed}",
+            f"run `chmod o+x {closed}`, or set work_dir to a path that everybody can pass",
+        )
+    return path
+
+
+def _closed_parent(path: str) -> str | None:
+    while path != "/":
+        if not os.stat(path).st_mode & stat.S_IXOTH:
+            return path
+        path = os.path.dirname(path)
+    return None
+
+
+def _make_cgroups(settings: Settings, state_dir: str) -> str | None:
+    match settings.cgroup_root:
+        case "none":
+            return None
+        case "auto":
+            try:
+                return _auto_cgroup(instance_tag(state_dir))
+            except PermissionError:
+                return None
+        case path:
+            try:
+                return _make_tree(path)
+            except OSError as error:
+                raise _unusable("cgroup", path, error) from error
+
+
+def _auto_cgroup(tag: str) -> str | None:
+    hierarchy = cgroup.find_hierarchy()
+    if hierarchy is None:
+        return None
+    own = hierarchy.mount + hierarchy.own.rstrip("/")
+    if hierarchy.own != "/" and cgroup.is_delegated(own):
+        root = _make_tree(own)
+        # The group itself must be left: one with processes can give its children no controllers
+        # ("no internal processes", cgroup-v2.rst).
+        cgroup.make(f"{own}/server")
+        cgroup.join(f"{own}/server")
+        return root
+    if os.geteuid() == 0:
+        return _make_tree(f"{hierarchy.mount}/jobd-{tag}")
+    return _make_tree(f"{own}/jobd-{tag}")
+
+
+def _make_tree(root: str) -> str:
+    for leaf in ("supervisor", "jobs"):
+        cgroup.make(f"{root}/{leaf}")
+    return root
+
+
+def remove_cgroups(instance: Instance) -> None:
+    """Remove the instance's groups if nothing lives in them any more."""
+    if instance.cgroup_root is None:
+        return
+    with contextlib.suppress(OSError):
+        for leaf in ("jobs", "supervisor"):
+            os.rmdir(f"{instance.cgroup_root}/{leaf}")
+        os.rmdir(instance.cgroup_root)
+
+
+def _unusable(what: str, path: str, error: OSError) -> JobError:
+    return JobError(
+        Reason.CONFIG_INVALID,
+        f"cannot use the {what} {path}: {error.strerror}",
+        "make it a directory of the server's own user, or configure another one",
+    )

@@ -1,0 +1,96 @@
+"""A job that has not ended, as the server sees it: its keeper's messages, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from ..linux import sockets
+from ..model.errors import JobError, Reason
+from ..model.protocol import KEEPER_SOCKETS
+from ..model.record import Progress, parse_progress
+from ..model.status import JobStatus
+from .store import JobRecord, status_of
+
+
+class LiveJob:
+    """Follows one keeper over its socket. The files decide; this only tells sooner."""
+
+    def __init__(
+        self, record: JobRecord, progress: Progress | None, on_silence: Callable[[LiveJob], None]
+    ) -> None:
+        """`on_silence` is called once when the keeper's connection ends without the job's end."""
+        self.record = record
+        self.progress = progress
+        self.ended: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()
+        self._on_silence = on_silence
+        self._socket: socket.socket | None = None
+
+    @property
+    def status(self) -> JobStatus:
+        """What is known of the job now."""
+        return status_of(self.record, self.progress)
+
+    def attach(self, sock: socket.socket) -> None:
+        """Follow the keeper at the other end of `sock`."""
+        self.detach()
+        sock.setblocking(False)
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._on_message)
+
+    def reconnect(self, runtime_dir: str) -> None:
+        """Connect to the keeper anew; raises OSError if it does not answer."""
+        self.attach(sockets.connect(f"{runtime_dir}/{KEEPER_SOCKETS}", self.record.job_id))
+
+    def detach(self) -> None:
+        """Stop following; the job goes on."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def finish(self, progress: Progress) -> None:
+        """Take the job's end, from its keeper or from the files."""
+        self.detach()
+        self.progress = progress
+        if not self.ended.done():
+            self.ended.set_result(progress)
+
+    def request_stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
+        """Ask the keeper to stop the job; raises JobError (KEEPER_UNREACHABLE) if it can't be."""
+        message: dict[str, object] = {"op": "stop", "by": by, "signo": signo, "grace_ms": grace_ms}
+        try:
+            if self._socket is None:
+                raise ConnectionError("not connected")
+            sockets.send_message(self._socket, message)
+        except OSError as error:
+            raise JobError(
+                Reason.KEEPER_UNREACHABLE,
+                f"cannot stop job {self.record.job_id}: its keeper does not answer: {error}",
+                "try again in a moment",
+            ) from error
+
+    def _on_message(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            received = sockets.receive_message(self._socket)
+            if received is not None:
+                self._take(received[0])
+                return
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            pass  # a message that is none of ours is as good as silence: the files decide
+        self.detach()
+        self._on_silence(self)
+
+    def _take(self, message: dict[str, object]) -> None:
+        for word, value in message.items():
+            if not isinstance(value, dict):
+                continue
+            if word == "ended":
+                self.finish(parse_progress(value))
+            elif word in ("started", "progress"):
+                self.progress = parse_progress(value)

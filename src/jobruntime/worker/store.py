@@ -1,0 +1,177 @@
+"""The jobs' directories on disk: what was asked for, what became of it. The files decide."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+
+from ..linux.files import (
+    create_exclusive,
+    encode_json,
+    open_directory,
+    read_json,
+    replace_json,
+    try_lock,
+    write_all,
+)
+from ..model.protocol import LOG_FILE, OUTCOME_FILE, SPEC_FILE, STATUS_FILE
+from ..model.record import Progress, encode_progress, parse_progress
+from ..model.spec import JobSpec, encode_spec, parse_spec
+from ..model.state import State
+from ..model.status import JobStatus
+
+_SPEC_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job as it was ordered: what never changes about it."""
+
+    job_id: str
+    owner: str
+    spec: JobSpec
+    created_at_ns: int
+    boot_id: str
+
+
+class JobDirectory:
+    """An open directory of one job. While it is locked, whoever holds the lock writes it."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    @classmethod
+    def create(cls, jobs_dir: str, record: JobRecord) -> JobDirectory:
+        """Make the directory of a new job, locked; raises OSError with nothing left behind."""
+        path = f"{jobs_dir}/{record.job_id}"
+        os.mkdir(path, 0o700)
+        directory = cls(path, open_directory(path))
+        try:
+            try_lock(directory.fd)
+            fd = create_exclusive(SPEC_FILE, directory.fd)
+            try:
+                write_all(fd, encode_json(_encode_record(record)))
+            finally:
+                os.close(fd)
+        except BaseException:
+            directory.discard()
+            raise
+        return directory
+
+    @classmethod
+    def open(cls, jobs_dir: str, job_id: str) -> JobDirectory:
+        """Open an existing job's directory; raises FileNotFoundError where there is none."""
+        path = f"{jobs_dir}/{job_id}"
+        return cls(path, open_directory(path))
+
+    def close(self) -> None:
+        """Give this descriptor back; the lock stays while another copy of it is open."""
+        os.close(self.fd)
+
+    def __enter__(self) -> JobDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def sync(self) -> None:
+        """Bring the order to the disk, so that a job whose id was told is known after a crash."""
+        fd = os.open(SPEC_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.fsync(self.fd)
+
+    def discard(self) -> None:
+        """Remove the directory of a job that never ran, and close it."""
+        for name in os.listdir(self.fd):
+            os.unlink(name, dir_fd=self.fd)
+        os.rmdir(self.path)
+        self.close()
+
+    def try_lock(self) -> bool:
+        """Take the job's lock if its keeper is gone; return whether it was taken."""
+        return try_lock(self.fd)
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def read_record(self) -> JobRecord | None:
+        """Return what was ordered; None where the server died before it was written.
+
+        Raises ValueError for a damaged file.
+        """
+        raw = read_json(SPEC_FILE, self.fd)
+        return None if raw is None else _parse_record(raw)
+
+    def read_outcome(self) -> Progress | None:
+        """Return how the job ended, or None; raises ValueError for a damaged file."""
+        raw = read_json(OUTCOME_FILE, self.fd)
+        return None if raw is None else parse_progress(raw)
+
+    def read_status(self) -> Progress | None:
+        """Return what the keeper wrote last while the job ran, or None where that never came."""
+        with contextlib.suppress(ValueError):
+            raw = read_json(STATUS_FILE, self.fd)
+            return None if raw is None else parse_progress(raw)
+        return None
+
+    def has_run(self) -> bool:
+        """Return whether a keeper ever got so far as to make the log."""
+        return LOG_FILE in os.listdir(self.fd)
+
+    def write_outcome(self, progress: Progress) -> None:
+        """Record the end in the dead keeper's place; the caller holds the lock."""
+        replace_json(OUTCOME_FILE, encode_progress(progress), self.fd, sync=True)
+
+
+def encode_order(spec: JobSpec) -> bytes:
+    """Return the spec as it is handed to a keeper."""
+    return encode_json(encode_spec(spec))
+
+
+def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
+    """Return the status that the order and its course make together; None: it has only begun."""
+    known = progress or Progress(State.STARTING)
+    return JobStatus(
+        job_id=record.job_id,
+        owner=record.owner,
+        spec=record.spec,
+        state=known.state,
+        outcome=known.outcome,
+        created_at_ns=record.created_at_ns,
+        started_at_ns=known.started_at_ns,
+        ended_at_ns=known.ended_at_ns,
+        stop_requested=known.stop_requested,
+        timed_out=known.timed_out,
+    )
+
+
+def _encode_record(record: JobRecord) -> dict[str, object]:
+    return {
+        "version": _SPEC_VERSION,
+        "job_id": record.job_id,
+        "owner": record.owner,
+        "created_at_ns": record.created_at_ns,
+        "boot_id": record.boot_id,
+        "spec": encode_spec(record.spec),
+    }
+
+
+def _parse_record(raw: dict[str, object]) -> JobRecord:
+    try:
+        spec, created = raw["spec"], raw["created_at_ns"]
+        if raw["version"] != _SPEC_VERSION or not isinstance(spec, dict):
+            raise ValueError("not a job's spec of this version")
+        if not isinstance(created, int):
+            raise ValueError("no time of creation")
+        return JobRecord(
+            str(raw["job_id"]), str(raw["owner"]), parse_spec(spec), created, str(raw["boot_id"])
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a job's spec") from error
