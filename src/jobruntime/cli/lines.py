@@ -13,6 +13,9 @@ from typing import Final
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """A longer line comes in pieces, so that no job can fill the memory of who reads its log."""
+BLOCK_BYTES: Final = 16 * 1024
+"""Texts of many lines stay small, or the allocator maps and unmaps pages for each of them, which
+takes as long as all the rest."""
 
 _NS = 1_000_000_000
 _SEPARATOR = "\x7f"
@@ -38,25 +41,30 @@ class JsonLines:
         self._second = -1
         self._second_text = ""
 
-    def take_chunk(self, stream: str, time_ns: int, data: bytes) -> str:
-        """Return the lines that `data` ends, "" if none; what is behind the last is kept."""
+    def take_chunk(self, stream: str, time_ns: int, data: bytes) -> list[str]:
+        """Return the lines that `data` ends, whole ones in texts of about `BLOCK_BYTES`.
+
+        What is behind the last newline is kept.
+        """
         line = self._open.setdefault(stream, _Open())
         first = data.find(b"\n")
         if first < 0:
             return self._hold(stream, line, time_ns, data)
-        text = ""
+        texts = []
         begin = 0
         if line.data:
-            text = self._hold(stream, line, time_ns, data[:first])
-            text += _encode_line(bytes(line.data), self._told(stream, line.time_ns))
+            texts = self._hold(stream, line, time_ns, data[:first])
+            texts.append(_encode_line(bytes(line.data), self._told(stream, line.time_ns)))
             line.data.clear()
             begin = first + 1
         end = data.rfind(b"\n") + 1
-        if end > begin:
-            text += _encode_block(data[begin : end - 1], self._told(stream, time_ns))
-        if end < len(data):
-            text += self._hold(stream, line, time_ns, data[end:])
-        return text
+        told = self._told(stream, time_ns)
+        while begin < end:
+            block_end = data.find(b"\n", begin + BLOCK_BYTES, end)
+            block_end = end - 1 if block_end < 0 else block_end
+            texts.append(_encode_block(data[begin:block_end], told))
+            begin = block_end + 1
+        return texts + self._hold(stream, line, time_ns, data[end:])
 
     def take_gap(
         self, stream: str, lost_bytes: int, first_ns: int, last_ns: int, cause: str
@@ -80,17 +88,13 @@ class JsonLines:
             self._second_text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
         return f"{self._second_text}.{rest:09d}Z"
 
-    def _hold(self, stream: str, line: _Open, time_ns: int, data: bytes) -> str:
+    def _hold(self, stream: str, line: _Open, time_ns: int, data: bytes) -> list[str]:
         """Add to the open line; return the pieces of it that have become too long to keep."""
-        if len(line.data) + len(data) <= self._max_line_bytes:
-            if not line.data:
-                line.time_ns = time_ns
-            line.data += data
-            return ""
         pieces = []
         while data:
             room = self._max_line_bytes - len(line.data)
             if room <= 0:
+                # Up to three bytes more, so that no character of UTF-8 is cut.
                 room = _continuation_bytes(data[: max(0, room + 3)])
             if room == 0:
                 pieces.append(self._end(stream))
@@ -99,7 +103,7 @@ class JsonLines:
                 line.time_ns = time_ns
             line.data += data[:room]
             data = data[room:]
-        return "".join(pieces)
+        return pieces
 
     def _end(self, stream: str) -> str:
         line = self._open.get(stream)

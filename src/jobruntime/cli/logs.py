@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from .failure import Exit, Failure, tell
 from .output import STDERR_FD, STDOUT_FD, end_with_stdout, write_all
-from .settings import Settings
 from .values import duration_ms, exact
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from jobruntime.rpc.gen import service_pb2 as pb
 
     from .lines import JsonLines
+    from .settings import Settings
 
 USAGE = "[FLAGS] ID"
 DESCRIPTION = """\
@@ -43,6 +43,8 @@ examples:
   jobc logs --raw a62d >out 2>err
 """
 DEFAULT_RETRY_MS = 30_000
+WRITE_CHARS = 32 * 1024
+"""Lines are written in pieces of this length, or less at the end of a message."""
 LASTING_SECONDS = 5
 """A stream that lasted so long counts as the end of an outage, though nothing was written."""
 
@@ -109,27 +111,37 @@ class JsonSink:
 
     def take(self, entries: pb.LogsBatch) -> None:
         """Write the lines that end in `entries`."""
-        texts = []
+        texts: list[str] = []
+        length = 0
         for entry in entries.entries:
-            if entry.HasField("chunk"):
-                chunk = entry.chunk
-                name = stream_name(chunk.stream)
-                texts.append(self._lines.take_chunk(name, chunk.time_ns, chunk.data))
-            elif entry.HasField("gap"):
-                gap = entry.gap
-                name = stream_name(gap.stream)
-                texts.append(
-                    self._lines.take_gap(name, gap.lost_bytes, gap.first_ns, gap.last_ns, gap.cause)
-                )
-        self._write("".join(texts))
+            for text in self._lines_of(entry):
+                texts.append(text)
+                length += len(text)
+                if length >= WRITE_CHARS:
+                    self._write(texts)
+                    length = 0
+        self._write(texts)
 
     def finish(self) -> None:
         """Write the lines that no newline ended."""
-        self._write(self._lines.finish())
+        self._write([self._lines.finish()])
 
-    def _write(self, text: str) -> None:
-        if text:
-            write_all(STDOUT_FD, text.encode())
+    def _lines_of(self, entry: pb.LogEntry) -> list[str]:
+        if entry.HasField("chunk"):
+            chunk = entry.chunk
+            return self._lines.take_chunk(stream_name(chunk.stream), chunk.time_ns, chunk.data)
+        if entry.HasField("gap"):
+            gap = entry.gap
+            name = stream_name(gap.stream)
+            return [
+                self._lines.take_gap(name, gap.lost_bytes, gap.first_ns, gap.last_ns, gap.cause)
+            ]
+        return []
+
+    def _write(self, texts: list[str]) -> None:
+        if texts:
+            write_all(STDOUT_FD, "".join(texts).encode())
+            texts.clear()
 
 
 class RawSink:

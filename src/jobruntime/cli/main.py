@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
 from .failure import Exit, Failure, tell
 from .output import STDOUT_FD, keep_standard_fds, write_all, write_line
-from .settings import DEFAULT_CONNECT_TIMEOUT_MS, KEYS, Settings, resolve_settings
 from .values import positive_duration_ms
 from .words import split_options
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+    from .settings import Settings
 
 VERBS: Final = {
     "start": "run a command as a new job and print its id",
@@ -133,6 +134,8 @@ def _run(words: Sequence[str]) -> Exit:
         _parse_verb(name, verb, words_of_verb, args)
     except SystemExit:  # argparse has printed the help
         return Exit.OK
+    from .settings import DEFAULT_CONNECT_TIMEOUT_MS, KEYS, resolve_settings
+
     given = {key: value for key in KEYS if (value := getattr(args, key, None))}
     timeout_ms = getattr(args, "connect_timeout", DEFAULT_CONNECT_TIMEOUT_MS)
     return verb.run(args, resolve_settings(given, os.environ, timeout_ms))

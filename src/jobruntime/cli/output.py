@@ -6,7 +6,6 @@ import errno
 import os
 import select
 import stat
-import threading
 from typing import NoReturn
 
 from .failure import Exit, Failure
@@ -63,6 +62,8 @@ def end_with_stdout() -> None:
     Or `jobc logs ID | grep -m1 ready` would last until the job writes again. Only pipes and sockets
     tell; a thread waits for that alone.
     """
+    import threading  # loaded by grpc anyway, and by nothing else of jobc's
+
     mode = os.fstat(STDOUT_FD).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         threading.Thread(target=_wait_for_hangup, args=(STDOUT_FD,), daemon=True).start()

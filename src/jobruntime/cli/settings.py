@@ -106,7 +106,7 @@ def check_address(addr: str) -> None:
     """Refuse what is not HOST:PORT, where an IPv6 address has brackets; raises Failure."""
     host, _, port = addr.rpartition(":")
     is_v6 = host.startswith("[") and host.endswith("]") and len(host) > 2
-    good_host = host and not set(host) & set("/ \t\n,%") and (is_v6 or ":" not in host)
+    good_host = host and not set(host) & set("/ \t\n,%") and (is_v6 or not set(host) & set("[]:"))
     if not good_host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
         raise Failure(
             Exit.OWN_FAILURE,

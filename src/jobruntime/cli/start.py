@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from .failure import Exit, Failure
 from .output import write_line
-from .settings import Settings
 from .values import (
     duration_ms,
     exact,
@@ -20,6 +19,8 @@ from .values import (
 
 if TYPE_CHECKING:
     from jobruntime.rpc.gen import service_pb2 as pb
+
+    from .settings import Settings
 
 USAGE = "[FLAGS] [--] COMMAND [ARG...]"
 DESCRIPTION = """\

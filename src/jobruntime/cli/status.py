@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from .failure import Exit, Failure, printable
 from .output import write_line
-from .settings import Settings
 from .values import exact
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from jobruntime.rpc.gen import service_pb2 as pb
+
+    from .settings import Settings
 
 USAGE = "[FLAGS] ID"
 DESCRIPTION = """\

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from .failure import Exit
-from .settings import Settings
 from .values import duration_ms, exact, signal_number
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 USAGE = "[FLAGS] ID"
 DESCRIPTION = """\

@@ -45,9 +45,17 @@ class Capture:
         self.gaps: dict[Stream, Gap] = {}
         """Gaps that have found no room in the log yet."""
         # Anonymous memory: pages that no large read ever touches cost nothing.
-        self._buffer = memoryview(mmap.mmap(-1, _HEADER + MAX_DATA_BYTES))
+        self._pages = mmap.mmap(-1, _HEADER + MAX_DATA_BYTES)
+        self._buffer = memoryview(self._pages)
         self._data = self._buffer[_HEADER:]
         self._grown: set[int] = set()
+
+    def close(self) -> None:
+        """Close this process's copy of the log, and give the buffer back."""
+        os.close(self._log)
+        self._data.release()
+        self._buffer.release()
+        self._pages.close()
 
     @property
     def totals(self) -> Totals:

@@ -9,51 +9,86 @@ import signal
 import socket
 import sys
 import time
+
+# The plain function of the C module: signal.signal makes enums, whose pages would be copied.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..linux.files import encode_json, replace_json
-from ..linux.libc import become_subreaper, set_process_name
+from ..linux.files import encode_json, parse_json, replace_json, write_all
+from ..linux.libc import become_subreaper
+from ..linux.processes import has_execed
+from ..linux.signals import SIGCHLD, set_signal
 from ..linux.sockets import peer_uid, receive_message, send_message
-from ..model.protocol import STATUS_FILE, StepError, encode_failure
+from ..model.protocol import (
+    STATUS_FILE,
+    Failure,
+    Step,
+    StepError,
+    encode_failure,
+    parse_failure,
+)
 from ..model.record import Progress, encode_progress
-from ..model.spec import JobSpec
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
-from .capture import Capture
-from .launch import Launched, launch
-from .order import Order
+from .payload import run_payload
+from .prepare import Prepared
 
 _NS_PER_MS: Final = 1_000_000
 
 
-def keep(order: Order, jobd: socket.socket) -> None:
-    """Start the job that `order` describes and stay with it until nothing of it is left.
+def keep(prepared: Prepared, jobd: socket.socket) -> None:
+    """Start the prepared job and stay with it until nothing of it is left.
 
     Tells `jobd` whether it started, and then its course. Returns when the outcome is on disk.
     """
-    set_process_name("jobd-keeper")
     os.setsid()
-    become_subreaper()
+    if prepared.tracker.procs is None:
+        become_subreaper()
     wakeups = _watch_children()
     try:
-        launched = launch(order)
+        leader = _launch(prepared)
     except StepError as error:
-        with contextlib.suppress(
-            OSError
-        ):  # nobody listens any more, and nothing is left to tell of
+        prepared.discard()
+        with contextlib.suppress(OSError):  # nobody listens any more, and nothing is left
             send_message(jobd, {"failed": encode_failure(error.failure)})
         return
-    _Keeper(order, launched, jobd, wakeups).run()
+    _Keeper(prepared, leader, jobd, wakeups).run()
 
 
 def _watch_children() -> int:
     # A handler that does nothing: the wakeup descriptor makes poll return (signal.set_wakeup_fd).
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.signal(signal.SIGCHLD, lambda _signo, _frame: None)
+    set_signal(SIGCHLD, lambda _signo, _frame: None)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     return reader
+
+
+def _launch(prepared: Prepared) -> int:
+    """Fork the payload and return its pid once it has exec'd; raises StepError if it has not."""
+    payload = prepared.payload
+    keeper_pid = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise StepError(Failure(Step.FORK, error.errno or 0)) from error
+    if not pid:
+        run_payload(payload, keeper_pid)
+    os.close(payload.stdout)
+    os.close(payload.stderr)
+    os.close(payload.errors)
+    report = os.read(prepared.errors, 4096)
+    os.close(prepared.errors)
+    # End of file alone is no proof: the child may have been killed between joining its group and
+    # exec, by a tiny memory.max for one. The kernel's own mark tells; the pid is not reaped yet.
+    if not report and has_execed(pid):
+        return pid
+    prepared.tracker.kill_all()
+    _, status = os.waitpid(pid, 0)
+    if report:
+        raise StepError(parse_failure(parse_json(report)))
+    signo = os.WTERMSIG(status) if os.WIFSIGNALED(status) else int(signal.SIGKILL)
+    raise StepError(Failure(Step.KILLED, signo))
 
 
 @dataclass(slots=True)
@@ -74,13 +109,14 @@ class _Deadlines:
 class _Keeper:
     """The keeper once its job runs: a loop over pipes, children, sockets and deadlines."""
 
-    def __init__(self, order: Order, launched: Launched, jobd: socket.socket, wakeups: int) -> None:
-        self._order = order
-        self._spec: JobSpec = order.spec
-        self._launched = launched
-        self._tracker = launched.tracker
-        self._capture: Capture = launched.capture
-        self._pipes = dict(launched.pipes)
+    def __init__(self, prepared: Prepared, leader: int, jobd: socket.socket, wakeups: int) -> None:
+        self._prepared = prepared
+        self._order = prepared.order
+        self._spec = prepared.order.spec
+        self._leader = leader
+        self._tracker = prepared.tracker
+        self._capture = prepared.capture
+        self._pipes = dict(prepared.pipes)
         self._wakeups = wakeups
         self._peers: dict[int, socket.socket] = {}
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -89,19 +125,19 @@ class _Keeper:
         self._killing = False
         self._childless = False
         self._outcome: Outcome | None = None
-        self._progress = Progress(State.RUNNING, started_at_ns=launched.started_at_ns)
+        self._progress = Progress(State.RUNNING, started_at_ns=time.time_ns())
         if self._spec.timeout_ms is not None:
             self._deadlines.timeout = time.monotonic_ns() + self._spec.timeout_ms * _NS_PER_MS
         self._jobd = jobd
 
     def run(self) -> None:
         """Tell that the job runs, serve it to its end, and record the end."""
-        self._write_status()
+        self._tell_started()
         self._register(self._wakeups, self._on_children)
         for pipe in self._pipes:
             self._register(pipe, lambda pipe=pipe: self._on_output(pipe))  # type: ignore[misc]
-        self._register(self._launched.control.fileno(), self._on_connection)
-        self._add_peer(self._jobd, "started")
+        self._register(self._prepared.control.fileno(), self._on_connection)
+        self._add_peer(self._jobd)
         self._reap()  # a child may have ended before its signal could be seen
         while not self._is_over():
             for fd, _ in self._poll.poll(self._deadlines.wait_ms()):
@@ -109,6 +145,16 @@ class _Keeper:
                     handler()
             self._check_deadlines()
         self._record_end()
+
+    def _tell_started(self) -> None:
+        # From a record made before the fork: encoding one here would copy many pages.
+        before, after = self._prepared.started_record
+        record = before + str(self._progress.started_at_ns).encode() + after
+        with contextlib.suppress(OSError):
+            self._jobd.send(b'{"started":' + record + b"}", socket.MSG_NOSIGNAL)
+        with contextlib.suppress(OSError):  # a full disk: it is only needed if this keeper dies
+            write_all(self._prepared.status, record)
+        os.close(self._prepared.status)
 
     # -- the job's processes
 
@@ -126,7 +172,7 @@ class _Keeper:
                 break
             if not pid:
                 break
-            if pid == self._launched.leader:
+            if pid == self._leader:
                 self._on_leader_end(status)
         if self._killing and not self._childless:
             self._tracker.kill_all()
@@ -203,19 +249,19 @@ class _Keeper:
 
     def _on_connection(self) -> None:
         try:
-            peer, _ = self._launched.control.accept()
+            peer, _ = self._prepared.control.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         if peer_uid(peer) in self._order.peer_uids:
-            self._add_peer(peer, "progress")
+            self._add_peer(peer)
+            self._send(peer, "progress")
         else:
             peer.close()
 
-    def _add_peer(self, peer: socket.socket, word: str) -> None:
+    def _add_peer(self, peer: socket.socket) -> None:
         peer.setblocking(False)
         self._peers[peer.fileno()] = peer
         self._register(peer.fileno(), lambda: self._on_message(peer))
-        self._send(peer, word)
 
     def _on_message(self, peer: socket.socket) -> None:
         try:
@@ -288,6 +334,6 @@ class _Keeper:
             totals=self._capture.totals,
             gaps=tuple(self._capture.gaps.values()),
         )
-        self._launched.outcome.write(encode_json(encode_progress(self._progress)))
-        self._launched.release()
+        self._prepared.outcome.write(encode_json(encode_progress(self._progress)))
+        self._prepared.release()
         self._publish("ended")

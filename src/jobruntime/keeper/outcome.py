@@ -35,9 +35,13 @@ class OutcomeFile:
             self._PARTIAL, OUTCOME_FILE, src_dir_fd=self._directory, dst_dir_fd=self._directory
         )
         os.fsync(self._directory)
+        self.close()
+
+    def close(self) -> None:
+        """Close this process's descriptor."""
         os.close(self._fd)
 
     def discard(self) -> None:
         """Give the room back: the job never started."""
-        os.close(self._fd)
+        self.close()
         os.unlink(self._PARTIAL, dir_fd=self._directory)

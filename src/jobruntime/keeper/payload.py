@@ -1,163 +1,163 @@
-"""The last steps of a job's first process: from the fork to its exec."""
+"""The last steps of a job's first process: from the fork to its exec.
+
+Every page that is touched here is copied first, so this does as little as it can: whatever could
+be made ready or set before the fork was (see prepare.py, and `_settle_in` of the spawner).
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import resource
 import signal
 import stat
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ..linux.files import encode_json, write_all
-from ..linux.libc import set_no_new_privileges, set_parent_death_signal
+from ..linux.libc import set_parent_death_signal
+from ..linux.signals import SIG_DFL, SIGCHLD, SIGINT, SIGPIPE, SIGXFSZ, set_signal
 from ..model.protocol import Detail, Failure, Step, encode_failure
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SOFT_NOFILE: Final = 1024  # what select(2) can bear; a job that wants more raises it (systemd)
+_HIGH: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """All that the first process needs, made ready before the fork."""
+    """All that the first process needs, made ready before the forks."""
 
-    argv: tuple[str, ...]
-    environment: dict[str, str]
-    working_directory: str
+    candidates: tuple[bytes, ...]
+    """Paths at which the program may be, in the order of PATH."""
+    argv: tuple[bytes, ...]
+    environment: dict[bytes, bytes]
+    working_directory: bytes
     uid: int | None
-    gid: int | None
+    """Also the gid; None: stay who the spawner is."""
     stdout: int
     stderr: int
     errors: int
     """Write end of the close-on-exec pipe that carries a failure."""
     procs: int | None
-    """The group's cgroup.procs, open for writing."""
+    """The group's cgroup.procs, open for writing; None: the job has no group."""
 
 
-class _Progress:
-    """Remembers the step under way and where to tell of it, for the message if it fails."""
+class _Course:
+    """The step under way and where to tell of it, for the message if it fails."""
+
+    __slots__ = ("errors", "path", "step")
 
     def __init__(self, errors: int) -> None:
-        self.step = Step.SIGNALS
-        self.path = ""
+        self.step = "signals"
+        self.path = b""
         self.errors = errors
-
-    def begin(self, step: Step, path: str = "") -> None:
-        self.step = step
-        self.path = path
 
 
 def run_payload(payload: Payload, keeper_pid: int) -> NoReturn:
     """Become the job's first process, or tell the failed step on `payload.errors` and end."""
-    progress = _Progress(payload.errors)
+    course = _Course(payload.errors)
     try:
-        _prepare(payload, keeper_pid, progress)
-        _exec(payload, progress)
+        _prepare(payload, keeper_pid, course)
+        _exec(payload, course)
     except OSError as error:
-        failure = _failure(progress, error)
+        failure = _failure(course, error)
     except Exception as error:  # noqa: BLE001 - the process ends here, and must tell why
-        os.write(2, f"payload: {progress.step}: {error!r}\n".encode(errors="replace"))
-        failure = Failure(progress.step, errno.EINVAL, progress.path)
+        os.write(2, f"payload: {course.step}: {error!r}\n".encode(errors="replace"))
+        failure = Failure(Step(course.step), errno.EINVAL, os.fsdecode(course.path))
     try:
-        write_all(progress.errors, encode_json(encode_failure(failure)))
+        write_all(course.errors, encode_json(encode_failure(failure)))
     finally:
         os._exit(127)
 
 
-def _prepare(payload: Payload, keeper_pid: int, progress: _Progress) -> None:
-    _reset_signals()
-    progress.begin(Step.SESSION)
+def _prepare(payload: Payload, keeper_pid: int, course: _Course) -> None:
+    # Python ignores PIPE and XFSZ, the spawner INT, the keeper catches CHLD, and exec keeps what
+    # is ignored (signal(7)); all others the spawner has set to their default.
+    for signo in (SIGPIPE, SIGXFSZ, SIGINT, SIGCHLD):
+        set_signal(signo, SIG_DFL)
+    course.step = "session"
     os.setsid()
-    progress.begin(Step.STDIO)
-    progress.errors, procs = _arrange_descriptors(payload)
-    progress.begin(Step.RLIMITS)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = _SOFT_NOFILE if hard == resource.RLIM_INFINITY else min(_SOFT_NOFILE, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    progress.begin(Step.USER, "" if payload.uid is None else str(payload.uid))
-    if payload.uid is not None and payload.gid is not None:
-        os.setgroups([])
-        os.setresgid(payload.gid, payload.gid, payload.gid)
+    course.step = "stdio"
+    procs = _arrange_descriptors(payload, course)
+    course.step = "user"
+    if payload.uid is not None:
+        os.setresgid(payload.uid, payload.uid, payload.uid)
         os.setresuid(payload.uid, payload.uid, payload.uid)
-    progress.begin(Step.PRIVILEGES)
-    set_no_new_privileges()
-    # Without its keeper nobody reads a job's output or tells its end. After the change of user,
-    # which clears this setting; the check closes the race with a keeper that is gone already.
-    set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != keeper_pid:
-        os._exit(127)
-    os.umask(0o077)
-    progress.begin(Step.WORKING_DIRECTORY, payload.working_directory)
+    course.step = "privileges"
+    if procs is None:
+        # Without a group nobody could find this process again once its keeper is gone. After the
+        # change of user, which clears the setting; the check closes the race with its death.
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != keeper_pid:
+            os._exit(127)
+    course.step = "working_directory"
+    course.path = payload.working_directory
     os.chdir(payload.working_directory)
-    progress.begin(Step.JOIN)
+    course.step = "join"
     if procs is not None:
         # Last before exec: pages dirtied after this are charged to the job's memory.max.
         os.write(procs, b"0")
 
 
-def _reset_signals() -> None:
-    # Python ignores SIGPIPE and SIGXFSZ, the keeper catches SIGCHLD, and whoever started the
-    # server may have ignored more (nohup); exec keeps what is ignored (signal(7)). 32 and 33, which
-    # glibc lets nobody set, the spawner has seen to.
-    for signo in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(signo, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _arrange_descriptors(payload: Payload) -> tuple[int, int | None]:
-    # First out of the way of 0 to 2, then into place; what remains above is closed.
-    keep = [payload.errors] if payload.procs is None else [payload.errors, payload.procs]
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in (payload.stdout, payload.stderr)]
-    high += [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in keep]
+def _arrange_descriptors(payload: Payload, course: _Course) -> int | None:
+    # First out of the way of 0 to 4, then into place; the rest is closed. dup2 with
+    # inheritable=False sets close-on-exec, so that success closes the error pipe.
+    kept = [payload.stdout, payload.stderr, payload.errors]
+    if payload.procs is not None:
+        kept.append(payload.procs)
+    high = [os.dup2(fd, _HIGH + place, False) for place, fd in enumerate(kept)]
+    course.errors = high[2]
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(high[0], 1)
     os.dup2(high[1], 2)
-    kept = [os.dup2(fd, 3 + place, inheritable=False) for place, fd in enumerate(high[2:])]
-    os.closerange(3 + len(kept), 1 << 20)
-    return kept[0], kept[1] if len(kept) > 1 else None
+    os.dup2(high[2], 3, False)
+    course.errors = 3
+    procs = None
+    if payload.procs is not None:
+        procs = os.dup2(high[3], 4, False)
+    os.closerange(4 if procs is None else 5, 1 << 20)
+    return procs
 
 
-def _exec(payload: Payload, progress: _Progress) -> NoReturn:
-    program = payload.argv[0]
-    progress.begin(Step.EXEC, program)
+def _exec(payload: Payload, course: _Course) -> NoReturn:
+    course.step = "exec"
+    course.path = payload.argv[0]
     denied: OSError | None = None
-    for candidate in _candidates(program, payload.environment.get("PATH", DEFAULT_PATH)):
+    for candidate in payload.candidates:
         try:
             os.execve(candidate, payload.argv, payload.environment)
         except (FileNotFoundError, NotADirectoryError) as error:
-            if os.path.lexists(candidate) and os.path.isfile(candidate):
-                progress.begin(Step.EXEC, candidate)
+            if os.path.isfile(candidate):
+                course.path = candidate
                 raise  # it is there: what is missing is the interpreter that it names
             last = error
         except PermissionError as error:
-            progress.begin(Step.EXEC, candidate)
+            course.path = candidate
             denied = error
     raise denied or last
 
 
-def _candidates(program: str, path: str) -> list[str]:
+def program_candidates(program: str, path: str) -> tuple[bytes, ...]:
+    """Return where `program` may be: itself if it has a slash, else in each directory of `path`."""
     if "/" in program:
-        return [program]
+        return (os.fsencode(program),)
     # An empty entry means the working directory (environ(7)).
-    return [os.path.join(entry or ".", program) for entry in path.split(":")]
+    return tuple(os.fsencode(os.path.join(entry or ".", program)) for entry in path.split(":"))
 
 
-def _failure(progress: _Progress, error: OSError) -> Failure:
+def _failure(course: _Course, error: OSError) -> Failure:
     code = error.errno or errno.EIO
     detail = Detail.NONE
-    if progress.step is Step.EXEC:
-        if code == errno.EACCES and _is_directory(progress.path):
+    step = Step(course.step)
+    if step is Step.EXEC:
+        if code == errno.EACCES and _is_directory(course.path):
             detail = Detail.IS_DIRECTORY
-        elif code == errno.ENOENT and os.path.isfile(progress.path):
+        elif code == errno.ENOENT and os.path.isfile(course.path):
             detail = Detail.NO_INTERPRETER
-    return Failure(progress.step, code, progress.path[:1024], detail)
+    return Failure(step, code, os.fsdecode(course.path[:1024]), detail)
 
 
-def _is_directory(path: str) -> bool:
+def _is_directory(path: bytes) -> bool:
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:

@@ -12,20 +12,25 @@ import contextlib
 import fcntl
 import gc
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from ..linux import cgroup, sockets
-from ..linux.libc import reset_internal_signals, set_process_name
+from ..linux.libc import reset_internal_signals, set_no_new_privileges
+from ..linux.processes import set_process_name
 from ..model.protocol import BUILD, SPAWNER_SOCKET, Failure, Step, StepError, encode_failure
 from .job import keep
 from .order import Site, checked_job_id, read_order
+from .prepare import prepare
 from .sweep import sweep
 
+_SOFT_NOFILE: Final = 1024  # what select(2) can bear; a job that wants more raises it (systemd)
 _IDLE_MS: Final = 30_000
 """How long a spawner stays when no jobd is connected."""
 
@@ -33,10 +38,7 @@ _IDLE_MS: Final = 30_000
 def main(argv: list[str]) -> int:
     """Serve until told to retire, or until no jobd has been connected for a while."""
     arguments = _parse(argv)
-    os.closerange(3, 1 << 20)
-    os.umask(0o077)
-    os.chdir("/")
-    set_process_name("jobd-spawner")
+    _settle_in()
     site = Site(
         runtime_dir=arguments.runtime_dir,
         work_dir=arguments.work_dir,
@@ -54,16 +56,34 @@ def main(argv: list[str]) -> int:
         return 0  # another one of this instance serves already
     if site.cgroup_root is not None:
         cgroup.join(f"{site.cgroup_root}/supervisor")
-    reset_internal_signals()
-    # Keepers end without anybody waiting for them; the kernel reaps what nobody waits for.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with sockets.listen(site.runtime_dir, SPAWNER_SOCKET) as listener:
         _tell_ready()
         gc.collect()
         gc.freeze()  # what is here now is never visited again, so its pages stay shared
         _Spawner(site, listener).serve()
     return 0
+
+
+def _settle_in() -> None:
+    """Set once what keepers and payloads inherit, so that none of them spends time on it."""
+    os.closerange(3, 1 << 20)
+    os.chdir("/")
+    os.umask(0o077)
+    set_process_name("jobd-spawner")
+    set_no_new_privileges()
+    if os.geteuid() == 0:
+        os.setgroups([])
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _SOFT_NOFILE if hard == resource.RLIM_INFINITY else min(_SOFT_NOFILE, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # Whoever started the server may have ignored signals (nohup), and exec keeps that.
+    for signo in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(signo, signal.SIG_DFL)
+    reset_internal_signals()
+    for signo in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(signo, signal.SIG_IGN)
+    # Keepers end without anybody waiting for them: the kernel reaps what nobody waits for.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def _tell_ready() -> None:
@@ -143,52 +163,56 @@ class _Spawner:
             case "retire":
                 self._retired = True
             case "start" if len(fds) == 3:
-                self._fork(message, fds)
+                self._start(message, fds)
             case "sweep" if len(fds) == 1:
-                self._fork(message, fds)
+                self._fork(fds[0], lambda reply: self._sweep(message, reply))
             case op:
                 print(f"spawner: unknown request {op!r}", file=sys.stderr, flush=True)
 
-    def _fork(self, message: dict[str, object], fds: list[int]) -> None:
+    def _start(self, message: dict[str, object], fds: list[int]) -> None:
+        reply, directory, spec = fds
+        try:
+            prepared = prepare(read_order(self._site, message, directory, spec))
+        except StepError as error:
+            _tell_failure(reply, error.failure)
+            return
+        if not self._fork(reply, lambda sock: keep(prepared, sock)):
+            prepared.discard()
+        prepared.close_copies()
+
+    def _sweep(self, message: dict[str, object], reply: socket.socket) -> None:
+        try:
+            sweep(self._site, checked_job_id(message.get("id")))
+            sockets.send_message(reply, {"swept": True})
+        except StepError as error:
+            sockets.send_message(reply, {"failed": encode_failure(error.failure)})
+
+    def _fork(self, reply: int, work: Callable[[socket.socket], None]) -> bool:
+        """Do `work` in a new process; return whether there is one."""
         try:
             pid = os.fork()
         except OSError as error:
-            failure = encode_failure(Failure(Step.FORK, error.errno or 0))
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fds[0])) as reply:
-                sockets.send_message(reply, {"failed": failure})
-            return
+            _tell_failure(reply, Failure(Step.FORK, error.errno or 0))
+            return False
         if not pid:
-            self._become_keeper(message, fds)
+            self._become_keeper(reply, work)
+        return True
 
-    def _become_keeper(self, message: dict[str, object], fds: list[int]) -> NoReturn:
+    def _become_keeper(self, reply: int, work: Callable[[socket.socket], None]) -> NoReturn:
         code = 1
         try:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._listener.close()
-            for client in self._clients.values():
-                client.close()
+            set_process_name("jobd-keeper")
+            os.close(self._listener.fileno())
+            for client in self._clients:
+                os.close(client)
             gc.enable()
-            with socket.socket(fileno=fds[0]) as reply:
-                self._carry_out(message, fds, reply)
+            work(socket.socket(fileno=reply))
             code = 0
         except BaseException:  # noqa: BLE001 - the process ends here
             traceback.print_exc()
             sys.stderr.flush()
         finally:
             os._exit(code)
-
-    def _carry_out(self, message: dict[str, object], fds: list[int], reply: socket.socket) -> None:
-        try:
-            if message.get("op") == "sweep":
-                sweep(self._site, checked_job_id(message.get("id")))
-                sockets.send_message(reply, {"swept": True})
-                return
-            order = read_order(self._site, message, directory=fds[1], spec_fd=fds[2])
-        except StepError as error:
-            sockets.send_message(reply, {"failed": encode_failure(error.failure)})
-            return
-        os.close(fds[2])
-        keep(order, reply)
 
     def _send(self, client: socket.socket, message: dict[str, object]) -> None:
         try:
@@ -200,3 +224,8 @@ class _Spawner:
         if self._clients.pop(client.fileno(), None) is not None:
             self._poll.unregister(client.fileno())
             client.close()
+
+
+def _tell_failure(reply: int, failure: Failure) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(reply)) as sock:
+        sockets.send_message(sock, {"failed": encode_failure(failure)})

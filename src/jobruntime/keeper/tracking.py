@@ -10,7 +10,7 @@ from ..linux import cgroup, processes
 
 
 class Tracker(ABC):
-    """The processes of one job. The keeper is subreaper in any case and tells what it reaps."""
+    """The processes of one job."""
 
     procs: int | None = None
     """Open cgroup.procs through which the first process joins, if there is a cgroup."""
@@ -36,6 +36,13 @@ class Tracker(ABC):
     @abstractmethod
     def remove(self) -> None:
         """Give back what the tracker holds on the host."""
+
+    def close(self) -> None:
+        """Close this process's descriptors; what is on the host stays."""
+        for fd in (self.procs, self.events):
+            if fd is not None:
+                os.close(fd)
+        self.procs = self.events = None
 
     def signal_all(self, signo: int) -> None:
         """Send `signo` to each process of the job once."""
@@ -75,10 +82,7 @@ class CgroupTracker(Tracker):
 
     def remove(self) -> None:
         """Remove the group's directory, with those that the job made in it."""
-        for fd in (self.procs, self.events):
-            if fd is not None:
-                os.close(fd)
-        self.procs = self.events = None
+        self.close()
         cgroup.remove(self._path)
 
 

@@ -9,7 +9,6 @@ from typing import Final
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -31,12 +30,6 @@ def _prctl(option: int, value: int) -> None:
     # prctl is variadic: the kernel reads five longs, so all five are given (prctl(2)).
     args = [ctypes.c_ulong(value), *(ctypes.c_ulong(0) for _ in range(3))]
     _checked(_libc.prctl(ctypes.c_int(option), *args), f"prctl {option}")
-
-
-def set_process_name(name: str) -> None:
-    """Set the name that `ps -o comm` shows, cut to 15 bytes by the kernel."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _prctl(_PR_SET_NAME, ctypes.addressof(buffer))
 
 
 def become_subreaper() -> None:

@@ -11,11 +11,20 @@ PF_FORKNOEXEC: Final = 0x40
 """The kernel's mark of a process that forked and has not exec'd (include/linux/sched.h)."""
 
 
+def set_process_name(name: str) -> None:
+    """Set the name that `ps -o comm` shows, cut to 15 bytes by the kernel (proc(5))."""
+    fd = os.open("/proc/self/comm", os.O_WRONLY)
+    os.write(fd, name.encode())
+    os.close(fd)
+
+
 def has_execed(pid: int) -> bool:
     """Return whether a child, alive or not yet reaped, has gone through exec since its fork."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        # The name in parentheses may contain anything; the fields after it do not.
-        fields = file.read().rpartition(b")")[2].split()
+    # Not open(): a fresh keeper would copy a hundred pages for its buffering.
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    # The name in parentheses may contain anything; the fields after it do not.
+    fields = os.read(fd, 4096).rpartition(b")")[2].split()
+    os.close(fd)
     return not int(fields[6]) & PF_FORKNOEXEC
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobruntime.model.errors import invalid
+from jobruntime.model.frames import Chunk, Entry, Totals
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
@@ -204,3 +205,38 @@ def _is_utf8(text: str) -> bool:
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
+
+
+def log_batch_to_proto(entries: Sequence[Entry]) -> pb.LogsBatch:
+    """Return the message for pieces of a log."""
+    return pb.LogsBatch(entries=[_entry_to_proto(entry) for entry in entries])
+
+
+def _entry_to_proto(entry: Entry) -> pb.LogEntry:
+    # The numbers of the streams are the same on both sides (a test holds that).
+    if isinstance(entry, Chunk):
+        return pb.LogEntry(
+            chunk=pb.LogChunk(
+                stream=pb.LogStream(entry.stream.value), time_ns=entry.time_ns, data=entry.data
+            )
+        )
+    return pb.LogEntry(
+        gap=pb.LogGap(
+            stream=pb.LogStream(entry.stream.value),
+            lost_bytes=entry.lost_bytes,
+            first_ns=entry.first_ns,
+            last_ns=entry.last_ns,
+            cause=_utf8(entry.cause),
+        )
+    )
+
+
+def log_end_to_proto(complete: bool, totals: Totals, status: JobStatus) -> pb.LogsEnd:  # noqa: FBT001
+    """Return the message that ends a whole stream."""
+    return pb.LogsEnd(
+        complete=complete,
+        stdout_bytes=totals.stdout_bytes,
+        stderr_bytes=totals.stderr_bytes,
+        lost_bytes=totals.lost_bytes,
+        status=status_to_proto(status),
+    )

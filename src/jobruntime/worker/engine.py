@@ -54,6 +54,7 @@ class LocalWorker(Worker):
         self._live: dict[str, LiveJob] = {}
         self._reservations = Reservations()
         self._boot_id = boot_id()
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -114,10 +115,26 @@ class LocalWorker(Worker):
         if not self._live:
             remove_cgroups(self._instance)
 
+    async def stop_all(self, *, by: str) -> None:
+        """Refuse every further start, and stop all jobs, each with its own signal and grace.
+
+        Raises JobError (KEEPER_UNREACHABLE) where one could not be stopped.
+        """
+        self._closing = True
+        while jobs := list(self._live):
+            await asyncio.gather(*(self.stop(job_id, by=by) for job_id in jobs))
+            await asyncio.sleep(0)
+
     # -- start
 
     async def start(self, spec: JobSpec, *, owner: str) -> str:
         """See Worker.start."""
+        if self._closing:
+            raise JobError(
+                Reason.SPAWNER_UNAVAILABLE,
+                "cannot start a job: the server is stopping",
+                "try again when it is back",
+            )
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is not None or (earlier := await self._earlier_job(owner, spec)):
                 await self._check_same_request(earlier, spec)

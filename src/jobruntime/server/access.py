@@ -1,0 +1,139 @@
+"""The gate before every handler: who calls, whether he may, and how a refusal is told.
+
+No handler runs before it, no method is without a verb, and whatever the policy lacks is denied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final, cast
+
+from jobruntime.model.access import Policy, Principal, Scope, Verb, allowed_scope
+from jobruntime.model.errors import JobError, Reason
+from jobruntime.rpc.errors import to_status
+from jobruntime.rpc.tls import grpc
+
+from .identity import principal_of
+
+_logger = logging.getLogger(__name__)
+
+_PREFIX: Final = "/jobruntime.v1.JobService/"
+VERBS: Final[Mapping[str, Verb]] = {
+    f"{_PREFIX}Start": Verb.START,
+    f"{_PREFIX}Stop": Verb.STOP,
+    f"{_PREFIX}Status": Verb.STATUS,
+    f"{_PREFIX}Logs": Verb.LOGS,
+}
+"""What each method asks for. A method that is missing here is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who made the call that is being handled, and whose jobs it may reach."""
+
+    principal: Principal
+    owner: str | None
+    """Only this owner's jobs; None: everybody's."""
+
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+
+def current_caller() -> Caller:
+    """Return the caller of the call that is being handled; only for use in handlers."""
+    return _caller.get()
+
+
+_Handler = grpc.RpcMethodHandler[object, object]
+_Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]
+
+
+class AccessInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler in authentication, policy and the telling of errors."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    async def intercept_service(  # type: ignore[override] # the stubs leave its types open
+        self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> _Handler | None:
+        """Return the method's handler behind the gate (grpc.aio.ServerInterceptor)."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # gRPC answers UNIMPLEMENTED
+        verb = VERBS.get(handler_call_details.method)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._guard_stream(verb, handler.unary_stream),  # type: ignore[arg-type]
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._guard(verb, handler.unary_unary),  # type: ignore[arg-type]
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _guard(
+        self, verb: Verb | None, behaviour: Callable[[object, object], Awaitable[object]]
+    ) -> Callable[[object, grpc.aio.ServicerContext[object, object]], Awaitable[object]]:
+        async def guarded(
+            request: object, context: grpc.aio.ServicerContext[object, object]
+        ) -> object:
+            try:
+                self._admit(verb, context)
+                return await behaviour(request, context)
+            except Exception as error:
+                await _abort(context, verb, error)
+                raise  # not reached: abort raises
+
+        return guarded
+
+    def _guard_stream(
+        self, verb: Verb | None, behaviour: Callable[[object, object], AsyncIterator[object]]
+    ) -> Callable[[object, grpc.aio.ServicerContext[object, object]], AsyncIterator[object]]:
+        async def guarded(
+            request: object, context: grpc.aio.ServicerContext[object, object]
+        ) -> AsyncIterator[object]:
+            try:
+                self._admit(verb, context)
+                async for response in behaviour(request, context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 - the RPC's boundary
+                await _abort(context, verb, error)
+
+        return guarded
+
+    def _admit(self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]) -> None:
+        # The stubs say str -> bytes; at run time the values are sequences of bytes.
+        peer = cast("Mapping[str, list[bytes]]", context.auth_context())
+        principal = principal_of(peer)
+        scope = None if verb is None else allowed_scope(self._policy, principal, verb)
+        if scope is None:
+            raise JobError(
+                Reason.PERMISSION_DENIED,
+                f"cannot {verb or 'do that'}: no role of user {principal.name!r} allows it",
+                "ask the operator for a certificate with a role that does",
+            )
+        _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
+
+
+async def _abort(
+    context: grpc.aio.ServicerContext[object, object], verb: Verb | None, error: Exception
+) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, JobError):
+        _logger.error("%s failed", verb, exc_info=error)
+        error = JobError(
+            Reason.INTERNAL,
+            "cannot answer: the server met a defect of its own",
+            "the operator finds it in the server's log",
+        )
+    elif error.reason in (Reason.UNAUTHENTICATED, Reason.PERMISSION_DENIED):
+        _logger.warning("refused %s from %s: %s", verb, context.peer(), error.message)
+    code, message, trailer = to_status(error)
+    await context.abort(code, message, trailer)

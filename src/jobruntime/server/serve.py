@@ -1,0 +1,136 @@
+"""`jobd serve`: the server of one instance, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from typing import Final
+
+from jobruntime.model.access import DEFAULT_POLICY
+from jobruntime.model.errors import JobError, Reason
+from jobruntime.rpc.gen import service_pb2_grpc
+from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
+from jobruntime.worker import LocalWorker, Settings
+
+from .access import AccessInterceptor
+from .config import Config, read_config
+from .service import JobService
+
+_logger = logging.getLogger("jobd")
+
+_CALLS_GRACE_S: Final = 1.0
+STOP_WITH_JOBS: Final = signal.SIGUSR2
+"""Sent by `jobd stop --jobs`: end every job, then the server."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop; return the exit code. Raises JobError."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    asyncio.run(serve(read_config(args.config)))
+    return 0
+
+
+def settings_of(config: Config) -> Settings:
+    """Return what the worker is told of `config`."""
+    return Settings(
+        state_dir=str(config.state_dir),
+        runtime_dir=None if config.runtime_dir is None else str(config.runtime_dir),
+        work_dir=str(config.work_dir),
+        cgroup_root=str(config.cgroup_root),
+        uid_first=config.uid_first if os.geteuid() == 0 else None,
+        uid_count=config.uid_count,
+    )
+
+
+async def serve(config: Config) -> None:
+    """Serve one instance until SIGTERM or SIGINT; its jobs go on.
+
+    Raises JobError: CONFIG_INVALID, INSTANCE_IN_USE, SPAWNER_UNAVAILABLE.
+    """
+    _raise_open_files()
+    credentials = server_credentials(config.tls.cert, config.tls.key, config.tls.ca)
+    requests: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
+        loop.add_signal_handler(signo, requests.put_nowait, signo)
+    async with LocalWorker(settings_of(config)) as worker:
+        server = grpc.aio.server(
+            interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
+        )
+        service = JobService(worker, config.default_grace_ms)
+        service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
+        port = _bind(server, config, credentials)
+        await server.start()
+        _announce(config, port, worker)
+        request = await requests.get()
+        if request == STOP_WITH_JOBS:
+            await _end_jobs(worker, requests)
+        _logger.info("stopping; %d jobs go on", len(worker.running))
+        await server.stop(_CALLS_GRACE_S)
+        await worker.retire()
+
+
+def _raise_open_files() -> None:
+    # A connection, a followed log and a running job each take a descriptor.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _bind(server: grpc.aio.Server, config: Config, credentials: grpc.ServerCredentials) -> int:
+    try:
+        port = server.add_secure_port(str(config.listen), credentials)
+    except RuntimeError as error:
+        raise _cannot_listen(config) from error
+    if not port:
+        raise _cannot_listen(config)
+    return port
+
+
+def _cannot_listen(config: Config) -> JobError:
+    return JobError(
+        Reason.INSTANCE_IN_USE,
+        f"cannot listen on {config.listen}: the address is in use, or not one of this host's",
+        f"stop what listens there, or change `listen` in {config.path}",
+    )
+
+
+def _announce(config: Config, port: int, worker: LocalWorker) -> None:
+    instance = worker.instance
+    where = instance.cgroup_root or "none (jobs are tracked as subreaper)"
+    _logger.info("cgroup: %s", where)
+    if instance.uids:
+        _logger.info(
+            "jobs run as uids %d to %d, one for each owner",
+            instance.uids.start,
+            instance.uids.stop - 1,
+        )
+    else:
+        _logger.warning(
+            "without root every job runs as this server's own user (uid %d): any job can read "
+            "the server's key, its state and the other owners' output. Serve only users who "
+            "trust each other, or run jobd as root",
+            os.geteuid(),
+        )
+    host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
+    _logger.info("serving on %s:%d; %d jobs running", host, port, len(worker.running))
+
+
+async def _end_jobs(worker: LocalWorker, requests: asyncio.Queue[int]) -> None:
+    _logger.info("stopping %d jobs", len(worker.running))
+    ending = asyncio.ensure_future(worker.stop_all(by="jobd stop"))
+    hurry = asyncio.ensure_future(requests.get())
+    done, _ = await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if ending in done:
+        ending.result()
+    else:
+        ending.cancel()

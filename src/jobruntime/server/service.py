@@ -1,0 +1,80 @@
+"""The RPCs, thin over the worker; authentication and policy come before them (access.py)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import assert_never
+
+from jobruntime.model.errors import invalid
+from jobruntime.rpc.convert import log_batch_to_proto, log_end_to_proto, spec_of, status_to_proto
+from jobruntime.rpc.gen import service_pb2 as pb
+from jobruntime.rpc.gen import service_pb2_grpc
+from jobruntime.worker import LogBatch, LogEnd, Worker
+
+from .access import current_caller
+
+
+class JobService(service_pb2_grpc.JobServiceServicer):
+    """Answers the calls of proto/service.proto."""
+
+    def __init__(self, worker: Worker, default_grace_ms: int) -> None:
+        self._worker = worker
+        self._default_grace_ms = default_grace_ms
+
+    async def Start(  # type: ignore[override]
+        self, request: pb.StartRequest, context: object
+    ) -> pb.StartResponse:
+        """Start a job for the caller."""
+        spec = spec_of(request, self._default_grace_ms)
+        job_id = await self._worker.start(spec, owner=current_caller().principal.name)
+        return pb.StartResponse(job_id=job_id)
+
+    async def Stop(  # type: ignore[override]
+        self, request: pb.StopRequest, context: object
+    ) -> pb.StopResponse:
+        """Stop a job and answer once nothing of it lives."""
+        caller = current_caller()
+        status = await self._worker.stop(
+            _reference(request.job),
+            by=caller.principal.name,
+            owner=caller.owner,
+            signo=request.signal if request.HasField("signal") else None,
+            grace_ms=request.grace_ms if request.HasField("grace_ms") else None,
+        )
+        return pb.StopResponse(status=status_to_proto(status))
+
+    async def Status(  # type: ignore[override]
+        self, request: pb.StatusRequest, context: object
+    ) -> pb.StatusResponse:
+        """Tell what a job is doing, or how it ended."""
+        owner = current_caller().owner
+        status = await self._worker.status(_reference(request.job), owner=owner)
+        return pb.StatusResponse(status=status_to_proto(status))
+
+    async def Logs(  # type: ignore[override]
+        self, request: pb.LogsRequest, context: object
+    ) -> AsyncIterator[pb.LogsResponse]:
+        """Stream a job's output."""
+        events = self._worker.logs(
+            _reference(request.job),
+            owner=current_caller().owner,
+            follow=request.follow,
+            cursor=request.cursor,
+        )
+        async with aclosing(events):  # type: ignore[type-var] # it is a generator
+            async for event in events:
+                match event:
+                    case LogBatch(entries, cursor):
+                        yield pb.LogsResponse(batch=log_batch_to_proto(entries), cursor=cursor)
+                    case LogEnd(complete, totals, status, cursor):
+                        end = log_end_to_proto(complete, totals, status)
+                        yield pb.LogsResponse(end=end, cursor=cursor)
+                    case _:
+                        assert_never(event)
+
+
+def _reference(job: str) -> str:
+    if not job:
+        raise invalid("cannot find the job: none was named", "give its id, a prefix, or its name")
+    return job

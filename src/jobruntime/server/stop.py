@@ -1,0 +1,78 @@
+"""`jobd stop`: end the server of one instance, and on request its jobs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import select
+import signal
+import sys
+
+from jobruntime.model.errors import JobError, Reason
+from jobruntime.worker import LocalWorker
+from jobruntime.worker.instance import lock_holder, open_instance
+from jobruntime.worker.spawner import Spawner
+
+from .config import Config, read_config
+from .serve import STOP_WITH_JOBS, settings_of
+
+
+def run(args: argparse.Namespace) -> int:
+    """End the instance of `args.config`; return the exit code. Raises JobError."""
+    config = read_config(args.config)
+    stopped = _stop_server(config, with_jobs=args.jobs)
+    if not stopped:
+        print("jobd: no server was running", file=sys.stderr)
+    # What a killed server left is ended as well; where it ended by itself, nothing is found.
+    asyncio.run(_end_jobs(config) if args.jobs else _retire_spawner(config))
+    return 0
+
+
+def _stop_server(config: Config, *, with_jobs: bool) -> bool:
+    state_dir = str(config.state_dir)
+    pid = lock_holder(state_dir)
+    if pid is None:
+        return False
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # Asked again with the descriptor in hand: now the pid cannot have become another's.
+        if lock_holder(state_dir) == pid:
+            signal.pidfd_send_signal(pidfd, STOP_WITH_JOBS if with_jobs else signal.SIGTERM)
+            _wait_end(pidfd, pid, with_jobs=with_jobs)
+    except PermissionError as error:
+        raise JobError(
+            Reason.PERMISSION_DENIED,
+            f"cannot stop the server (process {pid}): it is another user's",
+            "run this as its user or as root",
+        ) from error
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _wait_end(pidfd: int, pid: int, *, with_jobs: bool) -> None:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    what = "the jobs and the server" if with_jobs else "the server"
+    while not poll.poll(5000):
+        print(f"jobd: waiting for {what} (process {pid}) to end", file=sys.stderr)
+
+
+async def _retire_spawner(config: Config) -> None:
+    instance = open_instance(settings_of(config))
+    try:
+        await Spawner(instance).retire()
+    finally:
+        instance.close()
+
+
+async def _end_jobs(config: Config) -> None:
+    async with LocalWorker(settings_of(config)) as worker:
+        if worker.running:
+            print(f"jobd: stopping {len(worker.running)} jobs", file=sys.stderr)
+        await worker.stop_all(by="jobd stop")
+        await worker.retire()

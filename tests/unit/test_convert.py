@@ -1,0 +1,148 @@
+"""Between protobuf and the model."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobruntime.model.durations import MAX_MS
+from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.spec import JobSpec
+from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
+from jobruntime.model.status import JobStatus, StopRequested
+from jobruntime.rpc.convert import (
+    UnreadableMessageError,
+    ns_of,
+    outcome_from_proto,
+    outcome_to_proto,
+    spec_of,
+    start_request_of,
+    state_from_proto,
+    status_to_proto,
+    stop_requested_from_proto,
+    timestamp_of,
+)
+from jobruntime.rpc.gen import service_pb2 as pb
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+ARGS = st.binary(max_size=30).map(
+    lambda data: data.replace(b"\0", b"").decode("utf-8", "surrogateescape")
+)
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", fullmatch=True)
+VARIABLES = TEXT.filter(lambda text: bool(text) and "=" not in text)
+LABELS = st.dictionaries(TEXT.filter(bool), TEXT, max_size=5)
+TIMES_NS = st.integers(0, 2**63 - 1)
+SPECS = st.builds(
+    JobSpec,
+    argv=st.builds(lambda first, rest: (first, *rest), ARGS.filter(bool), st.lists(ARGS)),
+    env=st.dictionaries(VARIABLES, TEXT).map(lambda env: tuple(sorted(env.items()))),
+    working_directory=st.none() | TEXT.map(lambda text: "/" + text),
+    labels=LABELS.map(lambda labels: tuple(sorted(labels.items()))),
+    name=st.none() | NAMES,
+    stop_signal=st.integers(1, 64),
+    grace_ms=st.integers(0, MAX_MS),
+    timeout_ms=st.none() | st.integers(1, MAX_MS),
+    request_id=st.none() | st.from_regex(r"[!-~]{1,128}", fullmatch=True),
+)
+OUTCOMES: st.SearchStrategy[Outcome] = st.one_of(
+    st.builds(Exited, st.integers(0, 255)),
+    st.builds(Signaled, st.integers(1, 64)),
+    st.builds(Lost, TEXT),
+)
+
+
+@given(SPECS)
+def test_a_spec_comes_back_from_the_wire_as_it_went(spec: JobSpec) -> None:
+    wire = start_request_of(spec).SerializeToString()
+    request = pb.StartRequest.FromString(wire)
+    if spec.timeout_ms is None:
+        assert not request.HasField("timeout_ms")
+    assert spec_of(request, default_grace_ms=1) == spec
+
+
+def test_what_a_request_leaves_out_has_its_default() -> None:
+    spec = spec_of(pb.StartRequest(argv=["true"]), default_grace_ms=1234)
+    assert spec == JobSpec(argv=("true",), grace_ms=1234)
+
+
+def test_an_explicit_zero_grace_is_not_the_default() -> None:
+    assert spec_of(pb.StartRequest(argv=["true"], grace_ms=0), default_grace_ms=9).grace_ms == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.StartRequest(),
+        pb.StartRequest(argv=["a"], argv_bytes=[b"a"]),
+        pb.StartRequest(argv=[""]),
+        pb.StartRequest(argv_bytes=[b"a", b"\0"]),
+        pb.StartRequest(argv=["a"], working_directory="x"),
+        pb.StartRequest(argv=["a"], stop_signal=0),
+        pb.StartRequest(argv=["a"], timeout_ms=0),
+        pb.StartRequest(argv=["a"], name="-"),
+    ],
+)
+def test_a_request_that_breaks_a_rule_is_an_invalid_argument(request_: pb.StartRequest) -> None:
+    with pytest.raises(JobError) as caught:
+        spec_of(request_, default_grace_ms=1)
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
+
+
+def test_only_arguments_may_be_bytes() -> None:
+    with pytest.raises(JobError, match="environment variable 'A'"):
+        start_request_of(JobSpec(argv=("a",), env=(("A", "\udcff"),)))
+
+
+@given(OUTCOMES)
+def test_an_outcome_comes_back_as_it_went(outcome: Outcome) -> None:
+    wire = outcome_to_proto(outcome).SerializeToString()
+    assert outcome_from_proto(pb.Outcome.FromString(wire)) == outcome
+
+
+@given(TIMES_NS)
+def test_a_time_keeps_its_nanoseconds(at_ns: int) -> None:
+    assert ns_of(timestamp_of(at_ns)) == at_ns
+
+
+@given(
+    SPECS,
+    st.sampled_from([state for state in State if state is not State.TERMINATED]),
+    st.none() | OUTCOMES,
+    TIMES_NS,
+    st.none() | st.builds(StopRequested, TEXT, TIMES_NS, st.integers(1, 64), st.integers(0, 9)),
+)
+def test_a_status_tells_all_of_a_job(
+    spec: JobSpec,
+    state: State,
+    outcome: Outcome | None,
+    at_ns: int,
+    stop: StopRequested | None,
+) -> None:
+    state = state if outcome is None else State.TERMINATED
+    status = JobStatus(
+        "id", "alice", spec, state, outcome, at_ns, at_ns, None, stop, timed_out=True
+    )
+    message = pb.JobStatus.FromString(status_to_proto(status).SerializeToString())
+    assert state_from_proto(message) == (state, outcome)
+    assert stop_requested_from_proto(message) == stop
+    assert (message.job_id, message.owner, message.name) == ("id", "alice", spec.name or "")
+    assert tuple(arg.decode("utf-8", "surrogateescape") for arg in message.argv) == spec.argv
+    assert dict(message.labels) == dict(spec.labels)
+    assert ns_of(message.created_at) == ns_of(message.started_at) == at_ns
+    assert not message.HasField("ended_at")
+    assert message.timed_out
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        pb.JobStatus(),
+        pb.JobStatus(state=pb.JOB_STATE_TERMINATED),
+        pb.JobStatus(state=pb.JOB_STATE_TERMINATED, outcome=pb.Outcome()),
+        pb.JobStatus(state=pb.JOB_STATE_RUNNING, outcome=pb.Outcome(exit_code=0)),
+    ],
+)
+def test_a_state_that_is_not_known_is_never_guessed_at(status: pb.JobStatus) -> None:
+    with pytest.raises(UnreadableMessageError):
+        state_from_proto(status)
