@@ -9,7 +9,7 @@ from typing import Final, assert_never
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobruntime.model.errors import invalid
-from jobruntime.model.frames import Chunk, Entry, Totals
+from jobruntime.model.frames import Chunk, Entry, Stream, Totals
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
@@ -26,6 +26,12 @@ _STATE_TO_PROTO: Final[Mapping[State, pb.JobState]] = {
     State.TERMINATED: pb.JOB_STATE_TERMINATED,
 }
 _STATE_FROM_PROTO: Final = {number: state for state, number in _STATE_TO_PROTO.items()}
+
+
+_STREAM_TO_PROTO: Final[Mapping[Stream, pb.LogStream]] = {
+    Stream.STDOUT: pb.LOG_STREAM_STDOUT,
+    Stream.STDERR: pb.LOG_STREAM_STDERR,
+}
 
 
 class UnreadableMessageError(Exception):
@@ -213,16 +219,15 @@ def log_batch_to_proto(entries: Sequence[Entry]) -> pb.LogsBatch:
 
 
 def _entry_to_proto(entry: Entry) -> pb.LogEntry:
-    # The numbers of the streams are the same on both sides (a test holds that).
     if isinstance(entry, Chunk):
         return pb.LogEntry(
             chunk=pb.LogChunk(
-                stream=pb.LogStream(entry.stream.value), time_ns=entry.time_ns, data=entry.data
+                stream=_STREAM_TO_PROTO[entry.stream], time_ns=entry.time_ns, data=entry.data
             )
         )
     return pb.LogEntry(
         gap=pb.LogGap(
-            stream=pb.LogStream(entry.stream.value),
+            stream=_STREAM_TO_PROTO[entry.stream],
             lost_bytes=entry.lost_bytes,
             first_ns=entry.first_ns,
             last_ns=entry.last_ns,

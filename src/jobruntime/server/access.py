@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from jobruntime.model.access import Policy, Principal, Scope, Verb, allowed_scope
 from jobruntime.model.errors import JobError, Reason
@@ -47,8 +47,9 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
-_Handler = grpc.RpcMethodHandler[object, object]
-_Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]
+if TYPE_CHECKING:  # only the stubs know these as generic
+    _Handler = grpc.RpcMethodHandler[object, object]
+    _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):

@@ -22,17 +22,13 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         self._worker = worker
         self._default_grace_ms = default_grace_ms
 
-    async def Start(  # type: ignore[override]
-        self, request: pb.StartRequest, context: object
-    ) -> pb.StartResponse:
+    async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
         """Start a job for the caller."""
         spec = spec_of(request, self._default_grace_ms)
         job_id = await self._worker.start(spec, owner=current_caller().principal.name)
         return pb.StartResponse(job_id=job_id)
 
-    async def Stop(  # type: ignore[override]
-        self, request: pb.StopRequest, context: object
-    ) -> pb.StopResponse:
+    async def Stop(self, request: pb.StopRequest, context: object) -> pb.StopResponse:
         """Stop a job and answer once nothing of it lives."""
         caller = current_caller()
         status = await self._worker.stop(
@@ -44,15 +40,13 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         )
         return pb.StopResponse(status=status_to_proto(status))
 
-    async def Status(  # type: ignore[override]
-        self, request: pb.StatusRequest, context: object
-    ) -> pb.StatusResponse:
+    async def Status(self, request: pb.StatusRequest, context: object) -> pb.StatusResponse:
         """Tell what a job is doing, or how it ended."""
         owner = current_caller().owner
         status = await self._worker.status(_reference(request.job), owner=owner)
         return pb.StatusResponse(status=status_to_proto(status))
 
-    async def Logs(  # type: ignore[override]
+    async def Logs(
         self, request: pb.LogsRequest, context: object
     ) -> AsyncIterator[pb.LogsResponse]:
         """Stream a job's output."""
