@@ -8,11 +8,10 @@ import mmap
 import os
 import time
 from dataclasses import replace
+from functools import cached_property
 from typing import Final
 
-from ..linux.files import write_all
 from ..model.frames import (
-    FILE_HEADER,
     FRAME_HEADER,
     MAX_DATA_BYTES,
     Gap,
@@ -33,29 +32,26 @@ class Capture:
     What could not be written is counted in a gap, which goes to the log as soon as there is room.
     """
 
-    def __init__(self, log: int) -> None:
-        """Start the log in the empty file `log`; raises OSError where it has no room."""
-        write_all(log, FILE_HEADER)
+    def __init__(self, log: int, size: int) -> None:
+        """Go on in the open file `log`, `size` bytes long so far."""
         self._log = log
-        self.size = len(FILE_HEADER)
+        self.size = size
         """Length of the log in bytes, whole frames only."""
         self._kept = {Stream.STDOUT: 0, Stream.STDERR: 0}
         self._lost_bytes = 0
         self._cause = ""
         self.gaps: dict[Stream, Gap] = {}
         """Gaps that have found no room in the log yet."""
-        # Anonymous memory: pages that no large read ever touches cost nothing.
-        self._pages = mmap.mmap(-1, _HEADER + MAX_DATA_BYTES)
-        self._buffer = memoryview(self._pages)
-        self._data = self._buffer[_HEADER:]
         self._grown: set[int] = set()
 
-    def close(self) -> None:
-        """Close this process's copy of the log, and give the buffer back."""
-        os.close(self._log)
-        self._data.release()
-        self._buffer.release()
-        self._pages.close()
+    @cached_property
+    def _buffer(self) -> memoryview:
+        # Anonymous memory, from the first output on: pages that no read touches cost nothing.
+        return memoryview(mmap.mmap(-1, _HEADER + MAX_DATA_BYTES))
+
+    @cached_property
+    def _data(self) -> memoryview:
+        return self._buffer[_HEADER:]
 
     @property
     def totals(self) -> Totals:

@@ -9,17 +9,15 @@ import signal
 import socket
 import sys
 import time
-
-# The plain function of the C module: signal.signal makes enums, whose pages would be copied.
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..linux.files import encode_json, parse_json, replace_json, write_all
+from ..linux.files import encode_json, parse_json, replace_json
 from ..linux.libc import become_subreaper
 from ..linux.processes import has_execed
 from ..linux.signals import SIGCHLD, set_signal
-from ..linux.sockets import peer_uid, receive_message, send_message
+from ..linux.sockets import peer_uid
+from ..model.frames import Stream
 from ..model.protocol import (
     STATUS_FILE,
     Failure,
@@ -31,64 +29,45 @@ from ..model.protocol import (
 from ..model.record import Progress, encode_progress
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
+from .assignment import Assignment, set_nonblocking
+from .capture import Capture
+from .outcome import OutcomeFile
 from .payload import run_payload
-from .prepare import Prepared
+from .prepare import discard, release
+from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
 _NS_PER_MS: Final = 1_000_000
+_MAX_MESSAGE_BYTES: Final = 64 * 1024
 
 
-def keep(prepared: Prepared, jobd: socket.socket) -> None:
-    """Start the prepared job and stay with it until nothing of it is left.
-
-    Tells `jobd` whether it started, and then its course. Returns when the outcome is on disk.
-    """
-    os.setsid()
-    if prepared.tracker.procs is None:
-        become_subreaper()
-    wakeups = _watch_children()
-    try:
-        leader = _launch(prepared)
-    except StepError as error:
-        prepared.discard()
-        with contextlib.suppress(OSError):  # nobody listens any more, and nothing is left
-            send_message(jobd, {"failed": encode_failure(error.failure)})
-        return
-    _Keeper(prepared, leader, jobd, wakeups).run()
-
-
-def _watch_children() -> int:
-    # A handler that does nothing: the wakeup descriptor makes poll return (signal.set_wakeup_fd).
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    set_signal(SIGCHLD, lambda _signo, _frame: None)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    return reader
-
-
-def _launch(prepared: Prepared) -> int:
+def _launch(job: Assignment, tracker: Tracker) -> int:
     """Fork the payload and return its pid once it has exec'd; raises StepError if it has not."""
-    payload = prepared.payload
+    files = job.files
     keeper_pid = os.getpid()
     try:
         pid = os.fork()
     except OSError as error:
         raise StepError(Failure(Step.FORK, error.errno or 0)) from error
     if not pid:
-        run_payload(payload, keeper_pid)
-    os.close(payload.stdout)
-    os.close(payload.stderr)
-    os.close(payload.errors)
-    report = os.read(prepared.errors, 4096)
-    os.close(prepared.errors)
+        run_payload(job.program, files, keeper_pid)
+    for fd in (files.stdout_end, files.stderr_end, files.errors_end):
+        os.close(fd)
+    report = os.read(files.errors, 4096)
+    os.close(files.errors)
     # End of file alone is no proof: the child may have been killed between joining its group and
     # exec, by a tiny memory.max for one. The kernel's own mark tells; the pid is not reaped yet.
     if not report and has_execed(pid):
         return pid
-    prepared.tracker.kill_all()
+    tracker.kill_all()
     _, status = os.waitpid(pid, 0)
     if report:
         raise StepError(parse_failure(parse_json(report)))
     signo = os.WTERMSIG(status) if os.WIFSIGNALED(status) else int(signal.SIGKILL)
     raise StepError(Failure(Step.KILLED, signo))
+
+
+def _on_sigchld(_signo: int, _frame: object) -> None:
+    """Nothing is done in the handler itself."""
 
 
 @dataclass(slots=True)
@@ -106,55 +85,97 @@ class _Deadlines:
         return max(0, -(-left // _NS_PER_MS))  # rounded up: never early, never a busy loop
 
 
-class _Keeper:
-    """The keeper once its job runs: a loop over pipes, children, sockets and deadlines."""
+class Keeper:
+    """The keeper of one job: a loop over pipes, children, sockets and deadlines.
 
-    def __init__(self, prepared: Prepared, leader: int, jobd: socket.socket, wakeups: int) -> None:
-        self._prepared = prepared
-        self._order = prepared.order
-        self._spec = prepared.order.spec
-        self._leader = leader
-        self._tracker = prepared.tracker
-        self._capture = prepared.capture
-        self._pipes = dict(prepared.pipes)
-        self._wakeups = wakeups
-        self._peers: dict[int, socket.socket] = {}
-        self._handlers: dict[int, Callable[[], None]] = {}
+    What it does before the job runs is as little as can be: see assignment.py for the reason.
+    """
+
+    def __init__(self, job: Assignment) -> None:
+        """Take the job; the descriptors are this process's own."""
+        files = job.files
+        self._job = job
+        self._leader = 0
+        self._pipes = {files.stdout: Stream.STDOUT, files.stderr: Stream.STDERR}
+        self._capture = Capture(files.log, job.log_size)
+        self._tracker: Tracker = (
+            SubreaperTracker()
+            if job.paths.cgroup is None
+            else CgroupTracker(job.paths.cgroup, files.events)
+        )
+        self._wakeups, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._peers = {files.reply}
         self._poll = select.poll()
+        for fd in (self._wakeups, files.stdout, files.stderr, files.control, files.reply):
+            self._poll.register(fd, select.POLLIN)
         self._deadlines = _Deadlines()
         self._killing = False
         self._childless = False
         self._outcome: Outcome | None = None
-        self._progress = Progress(State.RUNNING, started_at_ns=time.time_ns())
-        if self._spec.timeout_ms is not None:
-            self._deadlines.timeout = time.monotonic_ns() + self._spec.timeout_ms * _NS_PER_MS
-        self._jobd = jobd
+        self._started_at_ns = 0
+        self._later: Progress | None = None
 
-    def run(self) -> None:
-        """Tell that the job runs, serve it to its end, and record the end."""
+    def keep(self) -> None:
+        """Start the job and stay with it until nothing of it is left.
+
+        Tells jobd whether it started, and then its course. Returns when the outcome is on disk.
+        """
+        os.setsid()
+        if self._job.paths.cgroup is None:
+            become_subreaper()
+        # A handler that does nothing: the wakeup descriptor makes poll return.
+        set_signal(SIGCHLD, _on_sigchld)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        set_nonblocking(self._job.files.reply)
+        try:
+            self._leader = _launch(self._job, self._tracker)
+        except StepError as error:
+            discard(self._job)
+            self._send(self._job.files.reply, {"failed": encode_failure(error.failure)})
+            return
         self._tell_started()
-        self._register(self._wakeups, self._on_children)
-        for pipe in self._pipes:
-            self._register(pipe, lambda pipe=pipe: self._on_output(pipe))  # type: ignore[misc]
-        self._register(self._prepared.control.fileno(), self._on_connection)
-        self._add_peer(self._jobd)
-        self._reap()  # a child may have ended before its signal could be seen
+        self._reap()  # the leader may have ended before the loop could be woken
         while not self._is_over():
             for fd, _ in self._poll.poll(self._deadlines.wait_ms()):
-                if handler := self._handlers.get(fd):
-                    handler()
+                self._serve(fd)
             self._check_deadlines()
         self._record_end()
 
+    def _serve(self, fd: int) -> None:
+        if fd in self._pipes:
+            self._on_output(fd)
+        elif fd == self._wakeups:
+            self._on_children()
+        elif fd == self._job.files.control:
+            self._on_connection()
+        elif fd in self._peers:
+            self._on_message(fd)
+        # else it is cgroup.events: the loop looks for itself whether the job is over
+
     def _tell_started(self) -> None:
-        # From a record made before the fork: encoding one here would copy many pages.
-        before, after = self._prepared.started_record
-        record = before + str(self._progress.started_at_ns).encode() + after
+        # From a record made in the spawner: encoding one here would copy many pages.
+        files = self._job.files
+        self._started_at_ns = time.time_ns()
+        before, after = self._job.started_record
+        record = before + str(self._started_at_ns).encode() + after
         with contextlib.suppress(OSError):
-            self._jobd.send(b'{"started":' + record + b"}", socket.MSG_NOSIGNAL)
+            os.write(files.reply, b'{"started":' + record + b"}")
         with contextlib.suppress(OSError):  # a full disk: it is only needed if this keeper dies
-            write_all(self._prepared.status, record)
-        os.close(self._prepared.status)
+            os.write(files.status, record)
+        os.close(files.status)
+        timeout_ms = self._job.stopping.timeout_ms
+        if timeout_ms is not None:
+            self._deadlines.timeout = time.monotonic_ns() + timeout_ms * _NS_PER_MS
+
+    @property
+    def _progress(self) -> Progress:
+        if self._later is None:
+            self._later = Progress(State.RUNNING, started_at_ns=self._started_at_ns)
+        return self._later
+
+    @_progress.setter
+    def _progress(self, progress: Progress) -> None:
+        self._later = progress
 
     # -- the job's processes
 
@@ -180,8 +201,8 @@ class _Keeper:
     def _on_leader_end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
-        if self._tracker.events is not None:
-            self._register(self._tracker.events, lambda: None, select.POLLPRI)
+        if self._job.files.events >= 0:
+            self._poll.register(self._job.files.events, select.POLLPRI)
         self._kill()
 
     def _is_over(self) -> bool:
@@ -198,7 +219,7 @@ class _Keeper:
         if deadlines.timeout is not None and now >= deadlines.timeout:
             deadlines.timeout = None
             self._progress = replace(self._progress, timed_out=True)
-            self._begin_stop(self._spec.stop_signal, self._spec.grace_ms)
+            self._begin_stop(self._job.stopping.signo, self._job.stopping.grace_ms)
         if deadlines.kill is not None and now >= deadlines.kill:
             self._kill()
 
@@ -207,21 +228,14 @@ class _Keeper:
     def _stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
         if self._outcome is not None or self._killing:
             return  # too late to have any part in the end
-        if self._progress.stop_requested is None:
-            request = StopRequested(
-                by,
-                time.time_ns(),
-                self._spec.stop_signal if signo is None else signo,
-                self._spec.grace_ms if grace_ms is None else grace_ms,
-            )
-            self._progress = replace(self._progress, stop_requested=request)
         again = self._progress.state is State.STOPPING
-        chosen = self._spec.stop_signal if signo is None else signo
+        chosen = self._job.stopping.signo if signo is None else signo
+        grace = self._job.stopping.grace_ms if grace_ms is None else grace_ms
+        if self._progress.stop_requested is None:
+            request = StopRequested(by, time.time_ns(), chosen, grace)
+            self._progress = replace(self._progress, stop_requested=request)
         # A repeated stop is most often a retry: it sends a signal again only where it names one.
-        self._begin_stop(
-            None if again and signo is None else chosen,
-            self._spec.grace_ms if grace_ms is None else grace_ms,
-        )
+        self._begin_stop(None if again and signo is None else chosen, grace)
 
     def _begin_stop(self, signo: int | None, grace_ms: int) -> None:
         state = next_state(self._progress.state, Event.STOP_REQUESTED)
@@ -241,43 +255,39 @@ class _Keeper:
 
     def _on_output(self, pipe: int) -> None:
         if not self._capture.read_once(self._pipes[pipe], pipe):
-            self._forget(pipe)
+            self._poll.unregister(pipe)
             del self._pipes[pipe]
             os.close(pipe)
 
-    # -- the server
+    # -- the server; plain reads and writes keep the message boundaries of SOCK_SEQPACKET
 
     def _on_connection(self) -> None:
-        try:
-            peer, _ = self._prepared.control.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        if peer_uid(peer) in self._order.peer_uids:
-            self._add_peer(peer)
-            self._send(peer, "progress")
-        else:
+        with socket.socket(fileno=os.dup(self._job.files.control)) as control:
+            try:
+                peer, _ = control.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+        if peer_uid(peer) not in self._job.peer_uids:
             peer.close()
-
-    def _add_peer(self, peer: socket.socket) -> None:
+            return
         peer.setblocking(False)
-        self._peers[peer.fileno()] = peer
-        self._register(peer.fileno(), lambda: self._on_message(peer))
+        fd = peer.detach()
+        self._peers.add(fd)
+        self._poll.register(fd, select.POLLIN)
+        self._send(fd, {"progress": encode_progress(self._progress)})
 
-    def _on_message(self, peer: socket.socket) -> None:
+    def _on_message(self, peer: int) -> None:
         try:
-            received = receive_message(peer)
+            data = os.read(peer, _MAX_MESSAGE_BYTES)
+            message = parse_json(data) if data else None
         except BlockingIOError:
             return
-        except ValueError as error:
-            print(f"keeper {self._order.job_id}: {error}", file=sys.stderr, flush=True)
-            received = None
-        if received is None:
+        except (OSError, ValueError) as error:
+            self._complain(f"a message: {error}")
+            message = None
+        if message is None:
             self._drop(peer)
-            return
-        message, fds = received
-        for fd in fds:
-            os.close(fd)
-        if message.get("op") == "stop":
+        elif message.get("op") == "stop":
             signo, grace_ms = message.get("signo"), message.get("grace_ms")
             self._stop(
                 str(message.get("by", "")),
@@ -286,41 +296,30 @@ class _Keeper:
             )
 
     def _publish(self, word: str) -> None:
-        for peer in list(self._peers.values()):
-            self._send(peer, word)
+        message: dict[str, object] = {word: encode_progress(self._progress)}
+        for peer in list(self._peers):
+            self._send(peer, message)
 
-    def _send(self, peer: socket.socket, word: str) -> None:
+    def _send(self, peer: int, message: dict[str, object]) -> None:
         try:
-            send_message(peer, {word: encode_progress(self._progress)})
+            os.write(peer, encode_json(message))
         except OSError:  # gone, or it does not read: it will connect again and be told the present
             self._drop(peer)
 
-    def _drop(self, peer: socket.socket) -> None:
-        if self._peers.pop(peer.fileno(), None) is not None:
-            self._forget(peer.fileno())
-            peer.close()
-
-    # -- the loop's bookkeeping
-
-    def _register(self, fd: int, handler: Callable[[], None], events: int = select.POLLIN) -> None:
-        self._handlers[fd] = handler
-        self._poll.register(fd, events)
-
-    def _forget(self, fd: int) -> None:
-        del self._handlers[fd]
-        self._poll.unregister(fd)
+    def _drop(self, peer: int) -> None:
+        if peer in self._peers:
+            self._peers.remove(peer)
+            self._poll.unregister(peer)
+            os.close(peer)
 
     # -- records
 
     def _write_status(self) -> None:
-        try:
-            self._replace_status()
-        except OSError as error:  # a full disk must not end the job; jobd is told over the socket
-            print(f"keeper {self._order.job_id}: status: {error}", file=sys.stderr, flush=True)
-
-    def _replace_status(self) -> None:
         record = encode_progress(self._progress)
-        replace_json(STATUS_FILE, record, self._order.directory, sync=False)
+        try:
+            replace_json(STATUS_FILE, record, self._job.files.directory, sync=False)
+        except OSError as error:  # a full disk must not end the job; jobd is told over the socket
+            self._complain(f"its status: {error}")
 
     def _record_end(self) -> None:
         self._capture.drain(self._pipes)
@@ -334,6 +333,10 @@ class _Keeper:
             totals=self._capture.totals,
             gaps=tuple(self._capture.gaps.values()),
         )
-        self._prepared.outcome.write(encode_json(encode_progress(self._progress)))
-        self._prepared.release()
+        outcome = OutcomeFile(self._job.files.directory, self._job.files.outcome)
+        outcome.write(encode_json(encode_progress(self._progress)))
+        release(self._job)
         self._publish("ended")
+
+    def _complain(self, what: str) -> None:
+        print(f"keeper {self._job.job_id}: {what}", file=sys.stderr, flush=True)

@@ -10,35 +10,16 @@ import errno
 import os
 import signal
 import stat
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from ..linux.files import encode_json, write_all
 from ..linux.libc import set_parent_death_signal
 from ..linux.signals import SIG_DFL, SIGCHLD, SIGINT, SIGPIPE, SIGXFSZ, set_signal
 from ..model.protocol import Detail, Failure, Step, encode_failure
+from .assignment import Files, Program
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """All that the first process needs, made ready before the forks."""
-
-    candidates: tuple[bytes, ...]
-    """Paths at which the program may be, in the order of PATH."""
-    argv: tuple[bytes, ...]
-    environment: dict[bytes, bytes]
-    working_directory: bytes
-    uid: int | None
-    """Also the gid; None: stay who the spawner is."""
-    stdout: int
-    stderr: int
-    errors: int
-    """Write end of the close-on-exec pipe that carries a failure."""
-    procs: int | None
-    """The group's cgroup.procs, open for writing; None: the job has no group."""
 
 
 class _Course:
@@ -52,12 +33,12 @@ class _Course:
         self.errors = errors
 
 
-def run_payload(payload: Payload, keeper_pid: int) -> NoReturn:
-    """Become the job's first process, or tell the failed step on `payload.errors` and end."""
-    course = _Course(payload.errors)
+def run_payload(program: Program, files: Files, keeper_pid: int) -> NoReturn:
+    """Become the job's first process, or tell the failed step on `files.errors_end` and end."""
+    course = _Course(files.errors_end)
     try:
-        _prepare(payload, keeper_pid, course)
-        _exec(payload, course)
+        _prepare(program, files, keeper_pid, course)
+        _exec(program, course)
     except OSError as error:
         failure = _failure(course, error)
     except Exception as error:  # noqa: BLE001 - the process ends here, and must tell why
@@ -69,7 +50,7 @@ def run_payload(payload: Payload, keeper_pid: int) -> NoReturn:
         os._exit(127)
 
 
-def _prepare(payload: Payload, keeper_pid: int, course: _Course) -> None:
+def _prepare(program: Program, files: Files, keeper_pid: int, course: _Course) -> None:
     # Python ignores PIPE and XFSZ, the spawner INT, the keeper catches CHLD, and exec keeps what
     # is ignored (signal(7)); all others the spawner has set to their default.
     for signo in (SIGPIPE, SIGXFSZ, SIGINT, SIGCHLD):
@@ -77,11 +58,11 @@ def _prepare(payload: Payload, keeper_pid: int, course: _Course) -> None:
     course.step = "session"
     os.setsid()
     course.step = "stdio"
-    procs = _arrange_descriptors(payload, course)
+    procs = _arrange_descriptors(files, course)
     course.step = "user"
-    if payload.uid is not None:
-        os.setresgid(payload.uid, payload.uid, payload.uid)
-        os.setresuid(payload.uid, payload.uid, payload.uid)
+    if program.uid is not None:
+        os.setresgid(program.uid, program.uid, program.uid)
+        os.setresuid(program.uid, program.uid, program.uid)
     course.step = "privileges"
     if procs is None:
         # Without a group nobody could find this process again once its keeper is gone. After the
@@ -90,20 +71,20 @@ def _prepare(payload: Payload, keeper_pid: int, course: _Course) -> None:
         if os.getppid() != keeper_pid:
             os._exit(127)
     course.step = "working_directory"
-    course.path = payload.working_directory
-    os.chdir(payload.working_directory)
+    course.path = program.working_directory
+    os.chdir(program.working_directory)
     course.step = "join"
     if procs is not None:
         # Last before exec: pages dirtied after this are charged to the job's memory.max.
         os.write(procs, b"0")
 
 
-def _arrange_descriptors(payload: Payload, course: _Course) -> int | None:
+def _arrange_descriptors(files: Files, course: _Course) -> int | None:
     # First out of the way of 0 to 4, then into place; the rest is closed. dup2 with
     # inheritable=False sets close-on-exec, so that success closes the error pipe.
-    kept = [payload.stdout, payload.stderr, payload.errors]
-    if payload.procs is not None:
-        kept.append(payload.procs)
+    kept = [files.stdout_end, files.stderr_end, files.errors_end]
+    if files.procs >= 0:
+        kept.append(files.procs)
     high = [os.dup2(fd, _HIGH + place, False) for place, fd in enumerate(kept)]
     course.errors = high[2]
     null = os.open("/dev/null", os.O_RDONLY)
@@ -113,19 +94,19 @@ def _arrange_descriptors(payload: Payload, course: _Course) -> int | None:
     os.dup2(high[2], 3, False)
     course.errors = 3
     procs = None
-    if payload.procs is not None:
+    if files.procs >= 0:
         procs = os.dup2(high[3], 4, False)
     os.closerange(4 if procs is None else 5, 1 << 20)
     return procs
 
 
-def _exec(payload: Payload, course: _Course) -> NoReturn:
+def _exec(program: Program, course: _Course) -> NoReturn:
     course.step = "exec"
-    course.path = payload.argv[0]
+    course.path = program.argv[0]
     denied: OSError | None = None
-    for candidate in payload.candidates:
+    for candidate in program.candidates:
         try:
-            os.execve(candidate, payload.argv, payload.environment)
+            os.execve(candidate, program.argv, program.environment)
         except (FileNotFoundError, NotADirectoryError) as error:
             if os.path.isfile(candidate):
                 course.path = candidate

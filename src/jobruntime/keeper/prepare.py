@@ -1,7 +1,7 @@
-"""Everything that a start makes on the host, made in the spawner before the keeper is forked.
+"""Everything that a start makes on the host, made in the spawner before any process is forked.
 
-The spawner's pages are warm, while each page that a fresh keeper touches is copied first: what is
-made ready here costs a job microseconds instead of hundreds of them, and its keeper less memory.
+The spawner forks nothing while it serves, so its pages stay its own and warm: what is made ready
+here costs a job microseconds; in a fresh keeper it would cost hundreds, and memory all its life.
 """
 
 from __future__ import annotations
@@ -9,105 +9,108 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..linux import sockets
-from ..linux.files import create_exclusive, encode_json
-from ..model.frames import Stream
+from ..linux.files import create_exclusive, encode_json, write_all
+from ..model.frames import FILE_HEADER
 from ..model.protocol import KEEPER_SOCKETS, LOG_FILE, STATUS_FILE, Failure, Step, StepError
 from ..model.record import Progress, encode_progress
-from ..model.spec import JobSpec
 from ..model.state import State
-from .capture import Capture
-from .order import Order, Site
+from .assignment import Assignment, Files, Paths, Program, Stopping
+from .order import Order
 from .outcome import OutcomeFile
-from .payload import DEFAULT_PATH, Payload, program_candidates
-from .tracking import CgroupTracker, SubreaperTracker, Tracker
+from .payload import DEFAULT_PATH, program_candidates
+from .tracking import CgroupTracker
 
 _TIME_MARK = 1234567890123456789
 
 
-@dataclass(slots=True)
-class Prepared:
-    """A job that lacks nothing but its processes. All descriptors are close-on-exec."""
+def prepare(order: Order, reply: int) -> Assignment:
+    """Make all that the job needs; raises StepError with nothing left behind."""
+    site = order.site
+    paths = Paths(
+        home=f"{site.work_dir}/{order.job_id}",
+        control=f"{site.runtime_dir}/{KEEPER_SOCKETS}/{order.job_id}",
+        cgroup=None if site.cgroup_root is None else f"{site.cgroup_root}/jobs/{order.job_id}",
+    )
+    with contextlib.ExitStack() as undo:
+        files = _make_files(order, paths, reply, undo)
+        undo.pop_all()
+    spec = order.spec
+    return Assignment(
+        job_id=order.job_id,
+        paths=paths,
+        stopping=Stopping(spec.stop_signal, spec.grace_ms, spec.timeout_ms),
+        program=_program(order, paths.home),
+        peer_uids=order.peer_uids,
+        log_size=len(FILE_HEADER),
+        started_record=_started_record(),
+        files=files,
+    )
 
-    order: Order
-    outcome: OutcomeFile
-    capture: Capture
-    tracker: Tracker
-    control: socket.socket
-    payload: Payload
-    pipes: dict[int, Stream]
-    """Read ends of the output."""
-    errors: int
-    """Read end of the pipe that carries a failure."""
-    status: int
-    """The empty status file."""
-    started_record: tuple[bytes, bytes]
-    """The first status record, before and after the moment of the start."""
-    home: str
 
-    def close_copies(self) -> None:
-        """Close the spawner's copies of what the keeper now has."""
-        self.outcome.close()
-        self.capture.close()
-        self.tracker.close()
-        self.control.close()
-        ours = [self.errors, self.status, *self.pipes]
-        for fd in [*ours, self.payload.stdout, self.payload.stderr, self.payload.errors]:
+def discard(job: Assignment) -> None:
+    """Undo `prepare`: the job never ran and none of its processes is left."""
+    release(job)
+    OutcomeFile(job.files.directory, job.files.outcome).discard()
+    for name in (LOG_FILE, STATUS_FILE):
+        os.unlink(name, dir_fd=job.files.directory)
+
+
+def release(job: Assignment) -> None:
+    """Give back what the job held outside its directory, once nothing of it lives."""
+    if job.paths.cgroup is not None:
+        CgroupTracker(job.paths.cgroup).remove()
+    _remove_home(job.paths.home)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(job.paths.control)
+
+
+def close_copies(job: Assignment) -> None:
+    """Close the spawner's copies of the descriptors that it made; the others are its caller's."""
+    for fd in job.files[2:]:
+        if fd >= 0:
             os.close(fd)
 
-    def release(self) -> None:
-        """Give back what the job held on the host; to be called once nothing of it lives."""
-        self.tracker.remove()
-        _remove_home(self.home)
-        _remove_control(self.order.site, self.order.job_id)
 
-    def discard(self) -> None:
-        """Undo everything: the job never ran."""
-        self.release()
-        self.outcome.discard()
-        for name in (LOG_FILE, STATUS_FILE):
-            os.unlink(name, dir_fd=self.order.directory)
-
-
-def prepare(order: Order) -> Prepared:
-    """Make all that the job needs; raises StepError with nothing left behind."""
-    with contextlib.ExitStack() as undo:
-        with _step(Step.RECORD):
-            outcome = OutcomeFile(order.directory)
-            undo.callback(outcome.discard)
-            status = _create(order, STATUS_FILE, undo)
-        with _step(Step.LOG):
-            capture = Capture(_create(order, LOG_FILE, undo))
-        with _step(Step.HOME, order.site.work_dir):
-            home = _make_home(order)
-            undo.callback(_remove_home, home)
-        with _step(Step.CGROUP, order.site.cgroup_root or ""):
-            tracker = _make_tracker(order)
-            undo.callback(tracker.remove)
-        with _step(Step.CONTROL, order.site.runtime_dir):
-            control = sockets.listen(f"{order.site.runtime_dir}/{KEEPER_SOCKETS}", order.job_id)
-            undo.callback(_remove_control, order.site, order.job_id)
-            undo.callback(control.close)
-        with _step(Step.STDIO):
-            (stdout, stdout_end), (stderr, stderr_end), (errors, errors_end) = _make_pipes(3, undo)
-        payload = _payload(order, tracker, home, (stdout_end, stderr_end, errors_end))
-        undo.pop_all()
-    return Prepared(
-        order=order,
-        outcome=outcome,
-        capture=capture,
-        tracker=tracker,
-        control=control,
-        payload=payload,
-        pipes={stdout: Stream.STDOUT, stderr: Stream.STDERR},
-        errors=errors,
+def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitStack) -> Files:
+    with _step(Step.RECORD):
+        outcome = OutcomeFile.reserve(order.directory)
+        undo.callback(outcome.discard)
+        status = _create(order, STATUS_FILE, undo)
+    with _step(Step.LOG):
+        log = _create(order, LOG_FILE, undo)
+        write_all(log, FILE_HEADER)
+    with _step(Step.HOME, order.site.work_dir):
+        _make_home(paths.home, order.uid)
+        undo.callback(_remove_home, paths.home)
+    procs = events = -1
+    if paths.cgroup is not None:
+        with _step(Step.CGROUP, paths.cgroup):
+            procs, events = _make_group(paths.cgroup, undo)
+    with _step(Step.CONTROL, order.site.runtime_dir):
+        directory, name = os.path.split(paths.control)
+        control = sockets.listen(directory, name)
+        undo.callback(os.unlink, paths.control)
+        undo.callback(control.close)
+    with _step(Step.STDIO):
+        ends = [end for _ in range(3) for end in _make_pipe(undo)]
+    return Files(
+        reply=reply,
+        directory=order.directory,
+        log=log,
+        outcome=outcome.fd,
         status=status,
-        started_record=_started_record(),
-        home=home,
+        control=control.detach(),
+        stdout=ends[0],
+        stderr=ends[2],
+        errors=ends[4],
+        stdout_end=ends[1],
+        stderr_end=ends[3],
+        errors_end=ends[5],
+        procs=procs,
+        events=events,
     )
 
 
@@ -126,16 +129,14 @@ def _create(order: Order, name: str, undo: contextlib.ExitStack) -> int:
     return fd
 
 
-def _make_home(order: Order) -> str:
-    home = f"{order.site.work_dir}/{order.job_id}"
+def _make_home(home: str, uid: int | None) -> None:
     os.mkdir(home, 0o700)
-    if order.uid is not None:
+    if uid is not None:
         try:
-            os.chown(home, order.uid, order.uid)
+            os.chown(home, uid, uid)
         except OSError:
             os.rmdir(home)
             raise
-    return home
 
 
 def _remove_home(home: str) -> None:
@@ -143,40 +144,33 @@ def _remove_home(home: str) -> None:
         os.rmdir(home)
 
 
-def _remove_control(site: Site, job_id: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{site.runtime_dir}/{KEEPER_SOCKETS}/{job_id}")
+def _make_group(path: str, undo: contextlib.ExitStack) -> tuple[int, int]:
+    os.mkdir(path, 0o755)
+    undo.callback(CgroupTracker(path).remove)
+    procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
+    undo.callback(os.close, procs)
+    events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
+    undo.callback(os.close, events)
+    return procs, events
 
 
-def _make_tracker(order: Order) -> Tracker:
-    if order.site.cgroup_root is None:
-        return SubreaperTracker()
-    return CgroupTracker(f"{order.site.cgroup_root}/jobs/{order.job_id}")
+def _make_pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    undo.callback(os.close, reader)
+    undo.callback(os.close, writer)
+    return reader, writer
 
 
-def _make_pipes(count: int, undo: contextlib.ExitStack) -> list[tuple[int, int]]:
-    pairs = []
-    for _ in range(count):
-        pairs.append(os.pipe2(os.O_CLOEXEC))
-        for fd in pairs[-1]:
-            undo.callback(os.close, fd)
-    return pairs
-
-
-def _payload(order: Order, tracker: Tracker, home: str, ends: tuple[int, int, int]) -> Payload:
-    spec: JobSpec = order.spec
+def _program(order: Order, home: str) -> Program:
+    spec = order.spec
     default = {"PATH": DEFAULT_PATH, "HOME": home, "JOB_ID": order.job_id}
     environment = default | dict(spec.env)
-    return Payload(
+    return Program(
         candidates=program_candidates(spec.argv[0], environment["PATH"]),
         argv=tuple(os.fsencode(arg) for arg in spec.argv),
         environment={os.fsencode(k): os.fsencode(v) for k, v in environment.items()},
         working_directory=os.fsencode(spec.working_directory or home),
         uid=order.uid,
-        stdout=ends[0],
-        stderr=ends[1],
-        errors=ends[2],
-        procs=tracker.procs,
     )
 
 

@@ -1,4 +1,7 @@
-"""The spawner: a small single-threaded fork server that makes one keeper for each job.
+"""The spawner: a small single-threaded server that makes one keeper for each job.
+
+Two processes of one program: this one takes requests, checks them and makes ready what a job
+needs; the zygote beside it is what keepers are forked from.
 
 It exists because gRPC's threads and fork() do not mix (grpc issues 13998, 22624), and because a
 keeper forked from a warm process costs a millisecond and a megabyte instead of a new interpreter.
@@ -10,25 +13,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import gc
 import os
 import resource
 import select
 import signal
 import socket
 import sys
-import traceback
-from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
 from ..linux import cgroup, sockets
 from ..linux.libc import reset_internal_signals, set_no_new_privileges
 from ..linux.processes import set_process_name
-from ..model.protocol import BUILD, SPAWNER_SOCKET, Failure, Step, StepError, encode_failure
-from .job import keep
+from ..model.protocol import BUILD, SPAWNER_SOCKET, Failure, Step, StepError
 from .order import Site, checked_job_id, read_order
-from .prepare import prepare
-from .sweep import sweep
+from .prepare import close_copies, discard, prepare
+from .zygote import Zygote, tell_failure
 
 _SOFT_NOFILE: Final = 1024  # what select(2) can bear; a job that wants more raises it (systemd)
 _IDLE_MS: Final = 30_000
@@ -56,11 +55,12 @@ def main(argv: list[str]) -> int:
         return 0  # another one of this instance serves already
     if site.cgroup_root is not None:
         cgroup.join(f"{site.cgroup_root}/supervisor")
+    zygote = Zygote(site)
     with sockets.listen(site.runtime_dir, SPAWNER_SOCKET) as listener:
         _tell_ready()
-        gc.collect()
-        gc.freeze()  # what is here now is never visited again, so its pages stay shared
-        _Spawner(site, listener).serve()
+        _Spawner(site, listener, zygote).serve()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{site.runtime_dir}/{SPAWNER_SOCKET}")
     return 0
 
 
@@ -107,8 +107,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 class _Spawner:
     """The loop over the listening socket and the connections of jobd."""
 
-    def __init__(self, site: Site, listener: socket.socket) -> None:
+    def __init__(self, site: Site, listener: socket.socket, zygote: Zygote) -> None:
         self._site = site
+        self._zygote = zygote
         self._listener = listener
         self._clients: dict[int, socket.socket] = {}
         self._poll = select.poll()
@@ -165,54 +166,31 @@ class _Spawner:
             case "start" if len(fds) == 3:
                 self._start(message, fds)
             case "sweep" if len(fds) == 1:
-                self._fork(fds[0], lambda reply: self._sweep(message, reply))
+                self._sweep(message, fds[0])
             case op:
                 print(f"spawner: unknown request {op!r}", file=sys.stderr, flush=True)
 
     def _start(self, message: dict[str, object], fds: list[int]) -> None:
         reply, directory, spec = fds
         try:
-            prepared = prepare(read_order(self._site, message, directory, spec))
+            job = prepare(read_order(self._site, message, directory, spec), reply)
         except StepError as error:
-            _tell_failure(reply, error.failure)
+            tell_failure(reply, error.failure)
             return
-        if not self._fork(reply, lambda sock: keep(prepared, sock)):
-            prepared.discard()
-        prepared.close_copies()
-
-    def _sweep(self, message: dict[str, object], reply: socket.socket) -> None:
         try:
-            sweep(self._site, checked_job_id(message.get("id")))
-            sockets.send_message(reply, {"swept": True})
-        except StepError as error:
-            sockets.send_message(reply, {"failed": encode_failure(error.failure)})
-
-    def _fork(self, reply: int, work: Callable[[socket.socket], None]) -> bool:
-        """Do `work` in a new process; return whether there is one."""
-        try:
-            pid = os.fork()
+            self._zygote.start(job)
         except OSError as error:
-            _tell_failure(reply, Failure(Step.FORK, error.errno or 0))
-            return False
-        if not pid:
-            self._become_keeper(reply, work)
-        return True
+            discard(job)
+            tell_failure(reply, Failure(Step.FORK, error.errno or 0))
+        close_copies(job)
 
-    def _become_keeper(self, reply: int, work: Callable[[socket.socket], None]) -> NoReturn:
-        code = 1
+    def _sweep(self, message: dict[str, object], reply: int) -> None:
         try:
-            set_process_name("jobd-keeper")
-            os.close(self._listener.fileno())
-            for client in self._clients:
-                os.close(client)
-            gc.enable()
-            work(socket.socket(fileno=reply))
-            code = 0
-        except BaseException:  # noqa: BLE001 - the process ends here
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+            self._zygote.sweep(checked_job_id(message.get("id")), reply)
+        except StepError as error:
+            tell_failure(reply, error.failure)
+        except OSError as error:
+            tell_failure(reply, Failure(Step.FORK, error.errno or 0))
 
     def _send(self, client: socket.socket, message: dict[str, object]) -> None:
         try:
@@ -224,8 +202,3 @@ class _Spawner:
         if self._clients.pop(client.fileno(), None) is not None:
             self._poll.unregister(client.fileno())
             client.close()
-
-
-def _tell_failure(reply: int, failure: Failure) -> None:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(reply)) as sock:
-        sockets.send_message(sock, {"failed": encode_failure(failure)})

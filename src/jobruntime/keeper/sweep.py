@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import select
-import time
 from typing import Final
 
 from ..linux import cgroup
@@ -34,23 +33,10 @@ def sweep(site: Site, job_id: str) -> None:
 
 
 def _kill_group(path: str) -> None:
-    try:
-        events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        poll = select.poll()
-        poll.register(events, select.POLLPRI)
-        deadline = time.monotonic() + _WAIT_S
-        while cgroup.is_populated(events):
-            if time.monotonic() > deadline:
-                raise TimeoutError(110, "processes do not die")
-            if not cgroup.kill(path):
-                signal_each(
-                    9, lambda: cgroup.member_pids(path), lambda pid: cgroup.holds(path, pid)
-                )
-            if cgroup.is_populated(events):
-                poll.poll(1000)
-    finally:
-        os.close(events)
+    if not cgroup.kill(path):
+        # No cgroup.kill here: one by one, again for those that were forked meanwhile.
+        while not cgroup.wait_empty(path, 0):
+            signal_each(9, lambda: cgroup.member_pids(path), lambda pid: cgroup.holds(path, pid))
+    if not cgroup.wait_empty(path, _WAIT_S):
+        raise TimeoutError(errno.ETIMEDOUT, "processes do not die")
     cgroup.remove(path)

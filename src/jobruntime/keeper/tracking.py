@@ -12,11 +12,6 @@ from ..linux import cgroup, processes
 class Tracker(ABC):
     """The processes of one job."""
 
-    procs: int | None = None
-    """Open cgroup.procs through which the first process joins, if there is a cgroup."""
-    events: int | None = None
-    """Open cgroup.events, which polls POLLPRI when the group fills or empties, if there is one."""
-
     @abstractmethod
     def members(self) -> set[int]:
         """Return the pids of the job's processes at this moment."""
@@ -33,17 +28,6 @@ class Tracker(ABC):
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether none is left; `childless` is whether the keeper has no child any more."""
 
-    @abstractmethod
-    def remove(self) -> None:
-        """Give back what the tracker holds on the host."""
-
-    def close(self) -> None:
-        """Close this process's descriptors; what is on the host stays."""
-        for fd in (self.procs, self.events):
-            if fd is not None:
-                os.close(fd)
-        self.procs = self.events = None
-
     def signal_all(self, signo: int) -> None:
         """Send `signo` to each process of the job once."""
         processes.signal_each(signo, self.members, self.belongs)
@@ -52,16 +36,10 @@ class Tracker(ABC):
 class CgroupTracker(Tracker):
     """A job in a cgroup of its own: nothing that it forks can leave, one write kills all of it."""
 
-    def __init__(self, path: str) -> None:
-        """Make the group; raises OSError with nothing left behind."""
+    def __init__(self, path: str, events: int = -1) -> None:
+        """Take the group at `path`; `events` is its open cgroup.events, which `is_empty` needs."""
         self._path = path
-        os.mkdir(path, 0o755)
-        try:
-            self.procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
-            self.events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
-        except OSError:
-            self.remove()
-            raise
+        self._events = events
 
     def members(self) -> set[int]:
         """Return the pids in the group and in those that the job made below it."""
@@ -78,11 +56,10 @@ class CgroupTracker(Tracker):
 
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether the group has no process that still runs."""
-        return self.events is None or not cgroup.is_populated(self.events)
+        return not cgroup.is_populated(self._events)
 
     def remove(self) -> None:
         """Remove the group's directory, with those that the job made in it."""
-        self.close()
         cgroup.remove(self._path)
 
 
@@ -104,6 +81,3 @@ class SubreaperTracker(Tracker):
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether the keeper has no child: orphans end with it, so no descendant either."""
         return childless
-
-    def remove(self) -> None:
-        """Nothing is held."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import time
 from dataclasses import dataclass
 
 
@@ -57,6 +59,25 @@ def join(path: str) -> None:
 def is_populated(events: int) -> bool:
     """Return whether any process lives in the group or below it; `events` is its cgroup.events."""
     return b"populated 1" in os.pread(events, 4096, 0)
+
+
+def wait_empty(path: str, timeout_s: float) -> bool:
+    """Wait until no process lives in the group or below it; return whether it came to that."""
+    try:
+        events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(events, select.POLLPRI)
+        deadline = time.monotonic() + timeout_s
+        while is_populated(events):
+            if time.monotonic() >= deadline:
+                return False
+            poll.poll(max(1, round((deadline - time.monotonic()) * 1000)))
+        return True
+    finally:
+        os.close(events)
 
 
 def member_pids(path: str) -> set[int]:

@@ -10,8 +10,9 @@ import signal
 import sys
 
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.protocol import KEEPER_SOCKETS
 from jobruntime.worker import LocalWorker
-from jobruntime.worker.instance import lock_holder, open_instance
+from jobruntime.worker.instance import lock_holder, open_instance, remove_places
 from jobruntime.worker.spawner import Spawner
 
 from .config import Config, read_config
@@ -66,6 +67,8 @@ async def _retire_spawner(config: Config) -> None:
     instance = open_instance(settings_of(config))
     try:
         await Spawner(instance).retire()
+        if not os.listdir(f"{instance.runtime_dir}/{KEEPER_SOCKETS}"):
+            remove_places(instance)
     finally:
         instance.close()
 

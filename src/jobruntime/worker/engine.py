@@ -25,7 +25,7 @@ from ..model.state import State
 from ..model.status import JobStatus
 from .api import LogEnd, LogEvent, Worker
 from .catalogue import Catalogue
-from .instance import Instance, open_instance, remove_cgroups
+from .instance import Instance, open_instance, remove_places
 from .live import LiveJob
 from .logs import LogReader, encode_cursor, parse_cursor, read_log
 from .owners import Owners
@@ -55,6 +55,7 @@ class LocalWorker(Worker):
         self._reservations = Reservations()
         self._boot_id = boot_id()
         self._closing = False
+        self._starting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -110,10 +111,10 @@ class LocalWorker(Worker):
         return [job.status for job in self._live.values()]
 
     async def retire(self) -> None:
-        """End the spawner and, where no job is left, remove the instance's cgroups."""
+        """End the spawner and, where no job is left, what the instance has outside its directories."""
         await self._spawner.retire()
         if not self._live:
-            remove_cgroups(self._instance)
+            await self._in_files(lambda: remove_places(self._instance))
 
     async def stop_all(self, *, by: str) -> None:
         """Refuse every further start, and stop all jobs, each with its own signal and grace.
@@ -169,7 +170,9 @@ class LocalWorker(Worker):
 
     async def _start_new(self, spec: JobSpec, owner: str) -> str:
         record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id)
-        uid = await self._in_index(lambda: self._owners.uid_of(owner))
+        uid = self._owners.known_uid(owner)
+        if uid is None:
+            uid = await self._in_index(lambda: self._owners.uid_of(owner))
         for last in (False, True):
             directory = await self._in_files(lambda: self._create_directory(record))
             try:
@@ -210,19 +213,32 @@ class LocalWorker(Worker):
                     await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
                 finally:
                     os.close(order)
-            # While the keeper forks, the order goes to the disk.
-            synced = asyncio.ensure_future(self._in_files(directory.sync))
-            try:
-                progress = _started(await _receive(ours), record.spec)
-            finally:
-                await asyncio.wait([synced])
+            progress = await self._confirm(record, directory, ours)
         except BaseException:
             ours.close()
             raise
-        await self._in_index(lambda: self._catalogue.add(record))
         self._adopt(record, progress, ours)
         directory.close()  # the keeper alone holds the lock from here on
         return record.job_id
+
+    async def _confirm(
+        self, record: JobRecord, directory: JobDirectory, keeper: socket.socket
+    ) -> Progress:
+        # While the job starts, its order goes to the disk and into the catalogue.
+        self._starting.add(record.job_id)
+        meanwhile = [
+            asyncio.ensure_future(self._in_files(directory.sync)),
+            asyncio.ensure_future(self._in_index(lambda: self._catalogue.add(record))),
+        ]
+        try:
+            return _started(await _receive(keeper), record.spec)
+        except BaseException:
+            await asyncio.wait(meanwhile)
+            await self._in_index(lambda: self._catalogue.remove(record.job_id))
+            raise
+        finally:
+            await asyncio.wait(meanwhile)
+            self._starting.discard(record.job_id)
 
     def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
         job = LiveJob(record, progress, self._on_silence)
@@ -360,7 +376,8 @@ class LocalWorker(Worker):
         return f"{self._instance.jobs_dir}/{job_id}/{LOG_FILE}"
 
     async def _resolve(self, reference: str, owner: str | None) -> str:
-        matches = await self._in_index(lambda: self._catalogue.find(reference, owner))
+        found = await self._in_index(lambda: self._catalogue.find(reference, owner))
+        matches = [match for match in found if match.job_id not in self._starting]
         if not matches:
             raise JobError(
                 Reason.JOB_NOT_FOUND,

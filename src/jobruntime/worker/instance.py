@@ -14,9 +14,10 @@ from typing import Final
 from ..linux import cgroup
 from ..linux.files import make_private_directory, try_lock
 from ..model.errors import JobError, Reason
-from ..model.protocol import KEEPER_SOCKETS
+from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
 from .settings import Settings
 
+_LEAVE_S: Final = 2.0
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux (fcntl(2))
 
 
@@ -201,11 +202,19 @@ def _make_tree(root: str) -> str:
     return root
 
 
-def remove_cgroups(instance: Instance) -> None:
-    """Remove the instance's groups if nothing lives in them any more."""
+def remove_places(instance: Instance) -> None:
+    """Remove the instance's cgroups and runtime directory; its jobs and its spawner have ended."""
+    runtime = instance.runtime_dir
+    with contextlib.suppress(OSError):
+        for name in ("spawner.lock", SPAWNER_SOCKET):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{runtime}/{name}")
+        os.rmdir(f"{runtime}/{KEEPER_SOCKETS}")
+        os.rmdir(runtime)
     if instance.cgroup_root is None:
         return
     with contextlib.suppress(OSError):
+        cgroup.wait_empty(f"{instance.cgroup_root}/supervisor", _LEAVE_S)
         for leaf in ("jobs", "supervisor"):
             os.rmdir(f"{instance.cgroup_root}/{leaf}")
         os.rmdir(instance.cgroup_root)

@@ -32,6 +32,11 @@ class Owners:
         """Give the directory back."""
         os.close(self._directory)
 
+    def known_uid(self, owner: str) -> int | None:
+        """Return the uid that the owner has already, None if `uid_of` must see to it."""
+        uid = self._table.get(owner)
+        return uid if uid in self._uids else None
+
     def uid_of(self, owner: str) -> int | None:
         """Return the owner's uid, giving him one if he has none; None where jobs share one user.
 
@@ -40,8 +45,7 @@ class Owners:
         """
         if not self._uids:
             return None
-        uid = self._table.get(owner)
-        if uid is not None and uid in self._uids:
+        if (uid := self.known_uid(owner)) is not None:
             return uid
         used = set(self._table.values())
         free = next((uid for uid in self._uids if uid not in used), None)

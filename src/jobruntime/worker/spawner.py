@@ -27,6 +27,7 @@ class Spawner:
         self._socket: socket.socket | None = None
         self._lock = asyncio.Lock()
         self._sending = asyncio.Lock()
+        self._pid = 0
 
     async def ensure(self) -> None:
         """Connect to the spawner, starting or replacing it where needed.
@@ -76,11 +77,10 @@ class Spawner:
     async def retire(self) -> None:
         """Have the spawner end, if there is one; keepers go on."""
         async with self._lock:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TimeoutError):
                 if self._socket is None:
                     self._socket = await self._connect()
-                sockets.send_message(self._socket, {"op": "retire"})
-                await _wait_closed(self._socket)
+                await _retire(self._socket, self._pid)
             self._disconnect()
 
     def close(self) -> None:
@@ -100,9 +100,9 @@ class Spawner:
             received = sockets.receive_message(sock)
             if received is None:
                 raise ConnectionError("the spawner closed the connection")
+            self._pid = int(str(received[0].get("pid", 0)))
             if received[0].get("hello") != BUILD:
-                sockets.send_message(sock, {"op": "retire"})
-                await _wait_closed(sock)
+                await _retire(sock, self._pid)
                 raise ConnectionError("the spawner was of another version")
         except BaseException:
             sock.close()
@@ -191,11 +191,18 @@ async def _send_when_ready(
             await _wait_writable(sock.fileno())
 
 
-async def _wait_closed(sock: socket.socket) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_READY_S):
-            while _is_alive(sock):
-                await wait_readable(sock.fileno())
+async def _retire(sock: socket.socket, pid: int) -> None:
+    """Tell the spawner to end and wait until its process has."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # Sent after the descriptor was taken: while it answers, the pid is its own.
+        sockets.send_message(sock, {"op": "retire"})
+        await asyncio.wait_for(wait_readable(pidfd), _READY_S)
+    finally:
+        os.close(pidfd)
 
 
 async def wait_readable(fd: int) -> None:

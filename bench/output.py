@@ -1,0 +1,132 @@
+"""The way of a job's output: into its log, and from there to a client."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobruntime.rpc.gen import service_pb2 as pb
+
+from .figure import Figure, Goal, Rule, median
+from .instance import BenchError, Instance, check_finished
+from .options import Options
+
+_LINE = b"".join(b"%d" % (n % 10) for n in range(99)) + b"\n"
+_MB = 1_000_000
+_START_S = 30
+
+
+def bench_capture(instance: Instance, options: Options) -> list[Figure]:
+    """Measure how fast `cat FILE` runs as a job, from the call to Start until it has ended."""
+    data = _write_data(instance.directory / "data", options.size_bytes)
+    copy = instance.directory / "copy"
+    ours: list[float] = []
+    base: list[float] = []
+    for _ in range(options.rounds):
+        begin = time.perf_counter()
+        subprocess.run(["sh", "-c", f"cat {data} | cat > {copy}"], check=True)
+        base.append(options.size_bytes / _MB / (time.perf_counter() - begin))
+        copy.unlink()
+        seconds, job_id = _run_cat(instance, data)
+        ours.append(options.size_bytes / _MB / seconds)
+        instance.log_of(job_id).unlink()  # else the disk fills, round by round
+    data.unlink()
+    figure = Figure(
+        "capture",
+        median(ours),
+        "cat FILE | cat > FILE2",
+        median(base),
+        "MB/s",
+        Goal(Rule.RATIO_AT_LEAST, 0.4),
+    )
+    return [figure]
+
+
+def bench_replay(instance: Instance, options: Options) -> list[Figure]:
+    """Measure how fast one client reads a whole log, as a process of its own."""
+    data = _write_data(instance.directory / "data", options.size_bytes)
+    _, job_id = _run_cat(instance, data)
+    data.unlink()
+    message_bytes = _message_bytes(instance, job_id)
+    count = -(-options.size_bytes // message_bytes)
+    ours: list[float] = []
+    base: list[float] = []
+    with _bare_server(instance, message_bytes, count) as address:
+        read = [sys.executable, "-m", "bench.bare_stream", "read", str(instance.directory), address]
+        logs = instance.jobc("logs", "--raw", job_id)
+        for _ in range(options.rounds):
+            base.append(_rate(read, count * message_bytes))
+            ours.append(_rate(logs, options.size_bytes))
+    instance.log_of(job_id).unlink()
+    figure = Figure(
+        "raw replay, jobc logs --raw",
+        median(ours),
+        f"bare grpc.aio stream, {message_bytes / 1024:.0f} KiB each",
+        median(base),
+        "MB/s",
+        Goal(Rule.RATIO_AT_LEAST, 0.6),
+    )
+    return [figure]
+
+
+def _write_data(path: Path, size_bytes: int) -> Path:
+    block = _LINE * (_MB // len(_LINE))
+    with open(path, "wb") as file:
+        left = size_bytes
+        while left > 0:
+            left -= file.write(block[:left])
+    path.chmod(0o644)
+    return path
+
+
+def _run_cat(instance: Instance, data: Path) -> tuple[float, str]:
+    with instance.stub() as stub:
+        begin = time.perf_counter()
+        job_id = stub.Start(pb.StartRequest(argv=["cat", str(data)])).job_id
+        instance.wait_released([job_id])
+        seconds = time.perf_counter() - begin
+        # The last message tells the outcome; the output itself is none of this bench's.
+        end = next(
+            event.end
+            for event in stub.Logs(pb.LogsRequest(job=job_id, follow=True), timeout=600)
+            if event.HasField("end")
+        )
+        if end.stdout_bytes != data.stat().st_size or end.lost_bytes:
+            raise BenchError(f"job {job_id} has not kept all of its output")
+        check_finished(stub, [job_id]) if not end.complete else None
+    return seconds, job_id
+
+
+def _message_bytes(instance: Instance, job_id: str) -> int:
+    """Return the mean size of the messages in which the job's output comes."""
+    with instance.stub() as stub:
+        sizes = [
+            event.ByteSize()
+            for event in stub.Logs(pb.LogsRequest(job=job_id), timeout=600)
+            if event.HasField("batch")
+        ]
+    return sum(sizes) // len(sizes)
+
+
+@contextlib.contextmanager
+def _bare_server(instance: Instance, message_bytes: int, count: int) -> Iterator[str]:
+    command = [sys.executable, "-m", "bench.bare_stream", "serve", str(instance.directory)]
+    with subprocess.Popen(
+        [*command, str(message_bytes), str(count)], stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            if server.stdout is None or not (port := server.stdout.readline().strip()):
+                raise BenchError("cannot start the bare server")
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def _rate(command: list[str], size_bytes: int) -> float:
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return size_bytes / _MB / (time.perf_counter() - begin)

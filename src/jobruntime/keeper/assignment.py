@@ -1,0 +1,120 @@
+"""A job on its way from the spawner through the zygote to its keeper: plain values, open files.
+
+Deliberately plain: every page that a keeper touches for the first time is copied, which costs
+five microseconds and 4 KiB, so it gets tuples, bytes and numbers instead of objects to rebuild.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import marshal
+import os
+from typing import Final, NamedTuple
+
+from ..linux.files import read_whole, write_all
+
+_INLINE_BYTES: Final = 32 * 1024
+
+
+class Paths(NamedTuple):
+    """What is made on the host for one job outside its own directory."""
+
+    home: str
+    control: str
+    """The keeper's socket."""
+    cgroup: str | None
+
+
+class Stopping(NamedTuple):
+    """What the spec says of the job's end."""
+
+    signo: int
+    grace_ms: int
+    timeout_ms: int | None
+
+
+class Program(NamedTuple):
+    """What the job's first process becomes."""
+
+    candidates: tuple[bytes, ...]
+    """Paths at which the program may be, in the order of PATH."""
+    argv: tuple[bytes, ...]
+    environment: dict[bytes, bytes]
+    working_directory: bytes
+    uid: int | None
+    """Also the gid; None: stay who the spawner is."""
+
+
+class Files(NamedTuple):
+    """Descriptors, all close-on-exec. Those of the group are -1 where the job has none."""
+
+    reply: int
+    directory: int
+    log: int
+    outcome: int
+    status: int
+    control: int
+    stdout: int
+    stderr: int
+    errors: int
+    stdout_end: int
+    stderr_end: int
+    errors_end: int
+    procs: int
+    events: int
+
+
+class Assignment(NamedTuple):
+    """All that a keeper needs of its job."""
+
+    job_id: str
+    paths: Paths
+    stopping: Stopping
+    program: Program
+    peer_uids: tuple[int, ...]
+    log_size: int
+    started_record: tuple[bytes, bytes]
+    """The first status record, before and after the moment of the start."""
+    files: Files
+
+
+def encode_assignment(job: Assignment) -> tuple[bytes, list[int], int | None]:
+    """Return message and descriptors, and of these the one that was made here and is to be closed.
+
+    marshal, because the zygote trusts the spawner, and because it decodes without touching a page
+    of Python code. What is too large for a message travels in a memfd.
+    """
+    values = [tuple(part) if isinstance(part, tuple) else part for part in job[:-1]]
+    data = marshal.dumps(values)
+    fds = [fd for fd in job.files if fd >= 0]
+    if len(data) <= _INLINE_BYTES:
+        return data, fds, None
+    large = os.memfd_create("assignment", os.MFD_CLOEXEC)
+    write_all(large, data)
+    return b"", [*fds, large], large
+
+
+def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
+    """Return the assignment that `encode_assignment` made."""
+    if not data:
+        large = fds.pop()
+        data = read_whole(large)
+        os.close(large)
+    job_id, paths, stopping, program, peers, log_size, record = marshal.loads(data)  # noqa: S302
+    group = fds[12:] or [-1, -1]
+    files = Files(*fds[:12], *group)
+    return Assignment(
+        job_id,
+        Paths(*paths),
+        Stopping(*stopping),
+        Program(*program),
+        peers,
+        log_size,
+        record,
+        files,
+    )
+
+
+def set_nonblocking(fd: int) -> None:
+    """Make reads and writes of `fd` return at once."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)

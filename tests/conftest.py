@@ -1,0 +1,47 @@
+"""Instances for every test: one shared by all that leave it as it was, and one of the test's own."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support import Client, Instance
+
+MakeInstance = Callable[..., Instance]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """A running instance for tests that neither end nor slow its server."""
+    with Instance(tmp_path_factory.mktemp("shared") / "instance") as instance:
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def alice(shared: Instance) -> Client:
+    """A user of the shared instance."""
+    return shared.issue("alice", "user")
+
+
+@pytest.fixture(scope="session")
+def bob(shared: Instance) -> Client:
+    """Another user of the shared instance."""
+    return shared.issue("bob", "user")
+
+
+@pytest.fixture
+def make_instance(tmp_path: Path) -> Iterator[MakeInstance]:
+    """Make instances of the test's own: `make_instance("name", edit=...)`."""
+    with ExitStack() as stack:
+
+        def make(name: str = "instance", **options: object) -> Instance:
+            return stack.enter_context(Instance(tmp_path / name, **options))  # type: ignore[arg-type]
+
+        yield make
+
+
+@pytest.fixture
+def instance(make_instance: MakeInstance) -> Instance:
+    """A running instance of the test's own."""
+    return make_instance()
