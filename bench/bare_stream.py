@@ -32,7 +32,7 @@ async def serve(pki: Path, message_bytes: int, count: int) -> None:
             yield message
 
     server = grpc.aio.server(options=list(SERVER_OPTIONS))
-    handler = grpc.unary_stream_rpc_method_handler(stream)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(stream)
     generic = grpc.method_handlers_generic_handler(_SERVICE, {"Stream": handler})
     server.add_generic_rpc_handlers((generic,))
     credentials = server_credentials(pki / "server.crt", pki / "server.key", pki / "ca.crt")
@@ -49,7 +49,10 @@ def read(pki: Path, address: str) -> None:
         pki / "ca.crt", client.with_suffix(".crt"), client.with_suffix(".key")
     )
     with grpc.secure_channel(address, credentials, CHANNEL_OPTIONS) as channel:
-        for message in channel.unary_stream(f"/{_SERVICE}/Stream")(b""):
+        call: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            f"/{_SERVICE}/Stream"
+        )
+        for message in call(b""):
             view = memoryview(message)
             while view:
                 view = view[os.write(1, view) :]

@@ -19,9 +19,7 @@ def bench_memory(instance: Instance, options: Options) -> list[Figure]:
     """Measure the PSS of the keepers and the spawner, per job, while the jobs sleep."""
     count = options.scaled(100)
     with instance.stub() as stub:
-        jobs = [
-            stub.Start(pb.StartRequest(argv=["sleep", "600"])).job_id for _ in range(count)
-        ]
+        jobs = [stub.Start(pb.StartRequest(argv=["sleep", "600"])).job_id for _ in range(count)]
         keepers, spawner = _own_processes(instance)
         if len(keepers) != count or len(spawner) != 1:
             raise BenchError(f"cannot count {count} keepers: {len(keepers)} and {len(spawner)}")

@@ -21,7 +21,7 @@ clean_up() {
 	local code=$?
 	trap '' INT TERM HUP PIPE
 	trap - EXIT
-	if [ "$code" != 0 ] && [ -s .demo/serve.log ]; then
+	if [ "$code" != 0 ] && [ "$code" -lt 128 ] && [ -s .demo/serve.log ]; then
 		echo "the server said:" >&2
 		cat .demo/serve.log >&2
 	fi
@@ -72,10 +72,11 @@ expect() {
 	[[ $out =~ ^($2)$ ]] || fail "the output is not what was expected: $2"
 }
 
-become() { run "export JOBC_CERT=.demo/pki/clients/$1.crt JOBC_KEY=.demo/pki/clients/$1.key"; export_again "$1"; }
-
-# `run` works in a subshell, which keeps what it exports.
-export_again() { export JOBC_CERT=.demo/pki/clients/$1.crt JOBC_KEY=.demo/pki/clients/$1.key; }
+# become USER: what follows is called with this user's certificate.
+become() {
+	export JOBC_CERT=.demo/pki/clients/$1.crt JOBC_KEY=.demo/pki/clients/$1.key
+	printf '$ export JOBC_CERT=%s JOBC_KEY=%s\n' "$JOBC_CERT" "$JOBC_KEY"
+}
 
 # lives WORD: whether a process has this argument.
 lives() {
@@ -85,6 +86,15 @@ lives() {
 		[[ $'\n'$words$'\n' != *$'\n'"$1"$'\n'* ]] || return 0
 	done
 	return 1
+}
+
+# expect_gone WORD WHAT: no process with this argument is left, or at least not for long.
+expect_gone() {
+	local deadline=$((SECONDS + 10))
+	while lives "$1"; do
+		[ "$SECONDS" -lt "$deadline" ] || fail "$2 is still there"
+		sleep 0.05
+	done
 }
 
 # follow COMMAND: prints each line when it comes; the times of the first and the last one, in
@@ -98,7 +108,7 @@ follow() {
 		first=${first:-$last}
 		printf '%s\n' "$line" | tee -a .demo/lines
 	done < <(eval "$1" 9<&- && echo "ended" >.demo/followed)
-	wait $!
+	wait $! || true
 	[ -f .demo/followed ] || fail "jobc logs did not end with 0"
 }
 
@@ -108,6 +118,7 @@ remove_instance || fail "what an earlier demo has left in .demo can't be removed
 step "Make an instance: a CA, the certificates of server and administrator, a configuration"
 run "jobd init --dir .demo --listen 127.0.0.1:0 --admin admin </dev/null"
 expect 0 "Made an instance in .*"
+jobs_dir=$(sed -n "s/^  jobs' directories in  *//p" <<<"$out") # an argument of the spawner's and keepers'
 
 step "Make two users' certificates"
 for user in alice bob; do
@@ -197,10 +208,11 @@ expect 0 $'.*\nOwner: +alice\n.*\nStatus: +running\n.*'
 step "End the server and its jobs"
 run "jobd stop --config .demo/jobd.toml --jobs"
 expect 0 ".*"
+expect_gone .demo/jobd.toml "the server"
 wait "$server" || fail "the server's exit code was $?"
 server=""
 ! lives 86399.1 || fail "a job is still there"
-! lives "$(sed -n 's/^  jobd serve --config //p' <<<"$out")" || fail "a process is still there"
+expect_gone "$jobs_dir" "a process of the server's"
 remove_instance || fail "the instance can't be removed"
 [ ! -e .demo ] || fail ".demo is still there"
 

@@ -1,14 +1,12 @@
 """Instances for every test: one shared by all that leave it as it was, and one of the test's own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support import Client, Instance
-
-MakeInstance = Callable[..., Instance]
+from tests.support import Client, Instance, MakeInstance
 
 
 @pytest.fixture(scope="session")

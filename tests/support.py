@@ -476,6 +476,11 @@ class Instance:
         return instance_tag(self.config.state_dir)
 
     @property
+    def state_dir(self) -> Path:
+        """Where jobs, logs and catalogue are."""
+        return self.config.state_dir
+
+    @property
     def jobs_dir(self) -> Path:
         """Where each job has its record and log."""
         return self.config.state_dir / "jobs"
@@ -574,7 +579,7 @@ class Instance:
 
     def spawner_pid(self) -> int | None:
         """Return the spawner's pid, None where there is none."""
-        found = [pid for pid in self._own_processes() if _is_spawner_of(pid, self.runtime_dir)]
+        found = [pid for pid in self._own_processes() if self._is(pid, "jobd-spawner")]
         assert len(found) <= 1, f"{len(found)} spawners"
         return found[0] if found else None
 
@@ -582,9 +587,13 @@ class Instance:
         """Return the pid of a job's keeper: who has made the job's first process."""
         payload = processes_of(job_id)
         parents = {int(status_fields(pid).get("PPid", "0")) for pid in payload} - payload - {0}
-        keepers = [pid for pid in parents if str(self.runtime_dir) in command_of(pid)]
+        keepers = [pid for pid in parents if self._is(pid, "jobd-keeper")]
         assert len(keepers) <= 1
         return keepers[0] if keepers else None
+
+    def _is(self, pid: int, name: str) -> bool:
+        # One command line for spawner and keepers; the kernel's short name tells them apart.
+        return status_fields(pid).get("Name") == name and str(self.runtime_dir) in command_of(pid)
 
     def job_ids(self) -> set[str]:
         """Return the jobs that have a directory in the state directory."""
@@ -676,6 +685,6 @@ class Instance:
             shutil.rmtree(self.work_dir, ignore_errors=True)
 
 
-def _is_spawner_of(pid: int, runtime_dir: Path) -> bool:
-    # Its keepers have the same command line, but are named by the kernel's short name.
-    return status_fields(pid).get("Name") == "jobd-spawner" and str(runtime_dir) in command_of(pid)
+
+MakeInstance = Callable[..., Instance]
+"""The fixture `make_instance`: a name, and what else Instance takes."""

@@ -203,7 +203,8 @@ class Keeper:
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
         if self._job.files.events >= 0:
             self._poll.register(self._job.files.events, select.POLLPRI)
-        self._kill()
+        if not self._is_over():  # it left others behind, and the job ends with its first process
+            self._kill()
 
     def _is_over(self) -> bool:
         return self._outcome is not None and self._tracker.is_empty(childless=self._childless)

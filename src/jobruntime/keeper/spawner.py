@@ -21,10 +21,11 @@ import socket
 import sys
 from typing import Final
 
+from .. import __version__
 from ..linux import cgroup, sockets
 from ..linux.libc import reset_internal_signals, set_no_new_privileges
 from ..linux.processes import set_process_name
-from ..model.protocol import BUILD, SPAWNER_SOCKET, Failure, Step, StepError
+from ..model.protocol import SPAWNER_SOCKET, Failure, Step, StepError, greeting
 from .order import Site, checked_job_id, read_order
 from .prepare import close_copies, discard, prepare
 from .zygote import Zygote, tell_failure
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
     zygote = Zygote(site)
     with sockets.listen(site.runtime_dir, SPAWNER_SOCKET) as listener:
         _tell_ready()
-        _Spawner(site, listener, zygote).serve()
+        _Spawner(site, listener, zygote, greeting(__version__, argv)).serve()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{site.runtime_dir}/{SPAWNER_SOCKET}")
     return 0
@@ -107,7 +108,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 class _Spawner:
     """The loop over the listening socket and the connections of jobd."""
 
-    def __init__(self, site: Site, listener: socket.socket, zygote: Zygote) -> None:
+    def __init__(self, site: Site, listener: socket.socket, zygote: Zygote, greeting: str) -> None:
+        self._greeting = greeting
         self._site = site
         self._zygote = zygote
         self._listener = listener
@@ -139,7 +141,7 @@ class _Spawner:
         client.setblocking(False)
         self._clients[client.fileno()] = client
         self._poll.register(client.fileno(), select.POLLIN)
-        self._send(client, {"hello": BUILD, "pid": os.getpid()})
+        self._send(client, {"hello": self._greeting, "pid": os.getpid()})
 
     def _serve_one(self, client: socket.socket) -> None:
         try:

@@ -3,7 +3,7 @@
     jobd -> spawner    {"op": "start", "id", "uid", "gid"}   fds: reply socket, job directory, spec
                        {"op": "sweep", "id"}                 fds: reply socket
                        {"op": "retire"}
-    spawner -> jobd    {"hello": BUILD, "pid"}               first, on every connection
+    spawner -> jobd    {"hello": greeting, "pid"}            first, on every connection
     keeper -> jobd     {"started": progress} | {"failed": failure}, then {"progress": progress} ...,
                        {"ended": progress} last; on a later connection {"progress": ...} first
     jobd -> keeper     {"op": "stop", "by", "signo", "grace_ms"}   null: the spec's own
@@ -14,12 +14,20 @@ grow: nothing is renamed or given another meaning. The spawner is replaced inste
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from typing import Final
 
-BUILD: Final = "1"
-"""Version of the spawner's own messages; a spawner of another one is retired and replaced."""
+
+def greeting(version: str, arguments: list[str]) -> str:
+    """Return what a spawner of this version, started with these arguments, says first.
+
+    A spawner that says anything else is retired and replaced: it is of another version of the
+    program, or was started before the configuration changed.
+    """
+    return f"{version} {hashlib.sha256(repr(arguments).encode()).hexdigest()[:16]}"
+
 
 SPAWNER_SOCKET: Final = "spawner.sock"
 KEEPER_SOCKETS: Final = "keepers"

@@ -62,20 +62,30 @@ async def serve(config: Config) -> None:
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     async with LocalWorker(settings_of(config)) as worker:
-        server = grpc.aio.server(
-            interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
-        )
-        service = JobService(worker, config.default_grace_ms)
-        service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
-        port = _bind(server, config, credentials)
-        await server.start()
-        _announce(config, port, worker)
-        request = await requests.get()
-        if request == STOP_WITH_JOBS:
-            await _end_jobs(worker, requests)
-        _logger.info("stopping; %d jobs go on", len(worker.running))
-        await server.stop(_CALLS_GRACE_S)
-        await worker.retire()
+        try:
+            await _serve_worker(config, credentials, worker, requests)
+        finally:
+            await worker.retire()
+
+
+async def _serve_worker(
+    config: Config,
+    credentials: grpc.ServerCredentials,
+    worker: LocalWorker,
+    requests: asyncio.Queue[int],
+) -> None:
+    server = grpc.aio.server(
+        interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
+    )
+    service = JobService(worker, config.default_grace_ms)
+    service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
+    port = _bind(server, config, credentials)
+    await server.start()
+    _announce(config, port, worker)
+    if await requests.get() == STOP_WITH_JOBS:
+        await _end_jobs(worker, requests)
+    _logger.info("stopping; %d jobs go on", len(worker.running))
+    await server.stop(_CALLS_GRACE_S)
 
 
 def _raise_open_files() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import assert_never
@@ -14,6 +15,8 @@ from jobruntime.worker import LogBatch, LogEnd, Worker
 
 from .access import current_caller
 
+_logger = logging.getLogger(__name__)
+
 
 class JobService(service_pb2_grpc.JobServiceServicer):
     """Answers the calls of proto/service.proto."""
@@ -25,12 +28,15 @@ class JobService(service_pb2_grpc.JobServiceServicer):
     async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
         """Start a job for the caller."""
         spec = spec_of(request, self._default_grace_ms)
-        job_id = await self._worker.start(spec, owner=current_caller().principal.name)
+        owner = current_caller().principal.name
+        job_id = await self._worker.start(spec, owner=owner)
+        _logger.info("%s started job %s", owner, job_id)  # never its argv: it may hold secrets
         return pb.StartResponse(job_id=job_id)
 
     async def Stop(self, request: pb.StopRequest, context: object) -> pb.StopResponse:
         """Stop a job and answer once nothing of it lives."""
         caller = current_caller()
+        _logger.info("%s stops job %.64r", caller.principal.name, request.job)
         status = await self._worker.stop(
             _reference(request.job),
             by=caller.principal.name,

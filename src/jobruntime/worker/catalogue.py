@@ -6,6 +6,8 @@ a commit does not wait for the disk. Used from one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 from dataclasses import dataclass
 from typing import Final
@@ -41,14 +43,25 @@ class Catalogue:
     """The index of one instance's jobs."""
 
     def __init__(self, path: str) -> None:
-        """Open or make the catalogue at `path`; one of another version is made anew, empty."""
+        """Open or make the catalogue at `path`; a damaged one or another version's starts empty."""
         self._path = path
-        self._db = self._open()
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError:
+            # It is only an index: the next recovery fills it again from the jobs' directories.
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path + suffix)
+            self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=OFF")
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            db.close()
+            raise sqlite3.DatabaseError(found)
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             db.execute("DROP TABLE IF EXISTS jobs")

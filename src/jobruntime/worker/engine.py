@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from ..linux import sockets
 from ..linux.files import boot_id, write_all
@@ -38,6 +38,9 @@ from .store import JobDirectory, JobRecord, encode_order, status_of
 from .tail import TailHub
 
 _T = TypeVar("_T")
+_START_S: Final = 10.0
+_REACH_S: Final = 10.0
+_RECOVERIES: Final = 32
 _logger = logging.getLogger(__name__)
 
 
@@ -56,6 +59,7 @@ class LocalWorker(Worker):
         self._boot_id = boot_id()
         self._closing = False
         self._starting: set[str] = set()
+        self._starts: set[asyncio.Future[str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -63,22 +67,25 @@ class LocalWorker(Worker):
 
         Raises JobError: INSTANCE_IN_USE, CONFIG_INVALID, SPAWNER_UNAVAILABLE.
         """
-        self._instance: Instance = open_instance(self._settings)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            self._instance: Instance = open_instance(self._settings)
+            stack.callback(self._instance.close)
             # One thread for what is not safe in several: the catalogue and the owners' table.
-            self._index = ThreadPoolExecutor(1, "index")
-            self._files = ThreadPoolExecutor(4, "files")
-            self._spawner = Spawner(self._instance)
-            self._tail = TailHub()
+            self._index = stack.enter_context(ThreadPoolExecutor(1, "index"))
+            self._files = stack.enter_context(ThreadPoolExecutor(4, "files"))
             self._owners = Owners(self._instance.state_dir, self._instance.uids)
-            self._catalogue = await self._in_index(
-                lambda: Catalogue(f"{self._instance.state_dir}/catalogue.sqlite")
-            )
+            stack.callback(self._owners.close)
+            path = f"{self._instance.state_dir}/catalogue.sqlite"
+            self._catalogue = await self._in_index(lambda: Catalogue(path))
+            stack.callback(self._catalogue.close)
+            self._tail = TailHub()
+            stack.callback(self._tail.close)
+            self._spawner = Spawner(self._instance)
+            stack.callback(self._spawner.close)
+            stack.push_async_callback(self._let_go)
             await self._spawner.ensure()
             await self._recover()
-        except BaseException:
-            self._instance.close()
-            raise
+            self._resources = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -88,17 +95,15 @@ class LocalWorker(Worker):
         trace: TracebackType | None,
     ) -> None:
         """Let go of everything; jobs, keepers and the spawner go on."""
+        await self._resources.aclose()
+
+    async def _let_go(self) -> None:
+        if self._starts:
+            await asyncio.wait(self._starts, timeout=_START_S)
         for task in self._tasks:
             task.cancel()
         for job in self._live.values():
             job.detach()
-        self._spawner.close()
-        self._tail.close()
-        self._owners.close()
-        await self._in_index(self._catalogue.close)
-        self._index.shutdown()
-        self._files.shutdown()
-        self._instance.close()
 
     @property
     def instance(self) -> Instance:
@@ -111,7 +116,7 @@ class LocalWorker(Worker):
         return [job.status for job in self._live.values()]
 
     async def retire(self) -> None:
-        """End the spawner and, where no job is left, what the instance has outside its directories."""
+        """End the spawner and, where no job is left, remove what the instance had outside."""
         await self._spawner.retire()
         if not self._live:
             await self._in_files(lambda: remove_places(self._instance))
@@ -136,6 +141,18 @@ class LocalWorker(Worker):
                 "cannot start a job: the server is stopping",
                 "try again when it is back",
             )
+        # A caller that gives up must not leave half a job: the start goes on without him.
+        starting = asyncio.ensure_future(self._start(spec, owner))
+        self._starts.add(starting)
+        starting.add_done_callback(self._forget_start)
+        return await asyncio.shield(starting)
+
+    def _forget_start(self, starting: asyncio.Future[str]) -> None:
+        self._starts.discard(starting)
+        if not starting.cancelled():
+            starting.exception()  # marks it as seen: the caller may be gone
+
+    async def _start(self, spec: JobSpec, owner: str) -> str:
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is not None or (earlier := await self._earlier_job(owner, spec)):
                 await self._check_same_request(earlier, spec)
@@ -284,8 +301,17 @@ class LocalWorker(Worker):
         known = await self._in_index(lambda: self._catalogue.ids(ended=True))
         running = await self._in_index(lambda: self._catalogue.ids(ended=False))
         ids = await self._in_files(lambda: recoverable_ids(self._instance, known))
-        for job_id in sorted(ids | running):
-            await self._recover_job(job_id)
+        room = asyncio.Semaphore(_RECOVERIES)
+
+        async def recover(job_id: str) -> None:
+            async with room:
+                try:
+                    await self._recover_job(job_id)
+                except (JobError, OSError, ValueError) as error:
+                    # One job that can't be read must not keep the server from all the others.
+                    _logger.error("cannot recover job %s: %s", job_id, error)
+
+        await asyncio.gather(*(recover(job_id) for job_id in sorted(ids | running)))
 
     async def _recover_job(self, job_id: str) -> None:
         settled: Settled = await settle(self._instance, job_id, self._sweep)
@@ -330,7 +356,7 @@ class LocalWorker(Worker):
             raise invalid(f"cannot stop a job with signal {signo}", "give 1 to 64")
         job_id = await self._resolve(job, owner)
         if live := self._live.get(job_id):
-            if not live.ended.done():
+            if await live.is_reachable(_REACH_S):
                 live.request_stop(by, signo, grace_ms)
             await asyncio.shield(live.ended)
             return live.status

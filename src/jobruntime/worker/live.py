@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 
 from ..linux import sockets
 from ..model.errors import JobError, Reason
-from ..model.protocol import KEEPER_SOCKETS
 from ..model.record import Progress, parse_progress
 from ..model.status import JobStatus
 from .store import JobRecord, status_of
@@ -26,6 +26,7 @@ class LiveJob:
         self.ended: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()
         self._on_silence = on_silence
         self._socket: socket.socket | None = None
+        self._attached = asyncio.Event()
 
     @property
     def status(self) -> JobStatus:
@@ -38,10 +39,7 @@ class LiveJob:
         sock.setblocking(False)
         self._socket = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._on_message)
-
-    def reconnect(self, runtime_dir: str) -> None:
-        """Connect to the keeper anew; raises OSError if it does not answer."""
-        self.attach(sockets.connect(f"{runtime_dir}/{KEEPER_SOCKETS}", self.record.job_id))
+        self._attached.set()
 
     def detach(self) -> None:
         """Stop following; the job goes on."""
@@ -49,11 +47,23 @@ class LiveJob:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+        self._attached.clear()
+
+    async def is_reachable(self, timeout_s: float) -> bool:
+        """Return whether the keeper can be spoken to, waiting while that is being found out.
+
+        False where the job has ended, or nothing was found out in time.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._attached.wait()
+        return not self.ended.done()
 
     def finish(self, progress: Progress) -> None:
         """Take the job's end, from its keeper or from the files."""
         self.detach()
         self.progress = progress
+        self._attached.set()  # nobody needs to wait for its keeper any more
         if not self.ended.done():
             self.ended.set_result(progress)
 

@@ -74,7 +74,7 @@ async def settle(
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
         try:
-            return await _settle_locked(directory, job_id, sweep)
+            return await _settle_locked(instance, directory, job_id, sweep)
         finally:
             directory.unlock()
 
@@ -86,12 +86,24 @@ def _connect(instance: Instance, job_id: str) -> socket.socket | None:
         return None
 
 
+def _has_leftovers(instance: Instance, job_id: str) -> bool:
+    places = [f"{instance.runtime_dir}/{KEEPER_SOCKETS}/{job_id}"]
+    if instance.cgroup_root is not None:
+        places.append(f"{instance.cgroup_root}/jobs/{job_id}")
+    return any(os.path.lexists(place) for place in places)
+
+
 async def _settle_locked(
-    directory: JobDirectory, job_id: str, sweep: Callable[[str], Awaitable[None]]
+    instance: Instance,
+    directory: JobDirectory,
+    job_id: str,
+    sweep: Callable[[str], Awaitable[None]],
 ) -> Settled:
     record = directory.read_record()
-    await sweep(job_id)
-    if (outcome := directory.read_outcome()) is not None:
+    outcome = directory.read_outcome()
+    if outcome is None or _has_leftovers(instance, job_id):
+        await sweep(job_id)
+    if outcome is not None:
         return Settled(record, outcome)
     if record is None or not directory.has_run():
         _discard(directory)

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from .. import __version__
 from ..linux import sockets
 from ..model.errors import JobError, Reason
-from ..model.protocol import BUILD, SPAWNER_SOCKET
+from ..model.protocol import SPAWNER_SOCKET, greeting
 from .instance import Instance
 
+_ENTRY: Final = str(Path(__file__).parent.parent / "keeper" / "__main__.py")
 _READY_S: Final = 20.0
 _ATTEMPTS: Final = 3
 
@@ -28,6 +30,8 @@ class Spawner:
         self._lock = asyncio.Lock()
         self._sending = asyncio.Lock()
         self._pid = 0
+        self._arguments = _arguments(instance)
+        self._greeting = greeting(__version__, self._arguments)
 
     async def ensure(self) -> None:
         """Connect to the spawner, starting or replacing it where needed.
@@ -101,7 +105,7 @@ class Spawner:
             if received is None:
                 raise ConnectionError("the spawner closed the connection")
             self._pid = int(str(received[0].get("pid", 0)))
-            if received[0].get("hello") != BUILD:
+            if received[0].get("hello") != self._greeting:
                 await _retire(sock, self._pid)
                 raise ConnectionError("the spawner was of another version")
         except BaseException:
@@ -115,7 +119,8 @@ class Spawner:
         try:
             pid = os.posix_spawn(  # noqa: ASYNC221 - returns once the child runs, in 1 ms
                 sys.executable,
-                _command(self._instance),
+                # By path and isolated: neither site-packages nor the environment can change it.
+                [sys.executable, "-I", "-S", _ENTRY, *self._arguments],
                 {"PATH": os.defpath, "LANG": "C.UTF-8"},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
@@ -142,18 +147,15 @@ class Spawner:
             os.close(ready)
 
 
-def _command(instance: Instance) -> list[str]:
-    # By path and isolated: neither site-packages nor the environment can change what it runs.
-    entry = str(Path(__file__).parent.parent / "keeper" / "__main__.py")
-    command = [sys.executable, "-I", "-S", entry]
-    command += ["--runtime-dir", instance.runtime_dir, "--work-dir", instance.work_dir]
-    command += ["--peer-uid", str(os.geteuid())]
+def _arguments(instance: Instance) -> list[str]:
+    arguments = ["--runtime-dir", instance.runtime_dir, "--work-dir", instance.work_dir]
+    arguments += ["--peer-uid", str(os.geteuid())]
     if instance.cgroup_root is not None:
-        command += ["--cgroup-root", instance.cgroup_root]
+        arguments += ["--cgroup-root", instance.cgroup_root]
     if instance.uids:
-        command += ["--uid-first", str(instance.uids.start)]
-        command += ["--uid-count", str(len(instance.uids))]
-    return command
+        arguments += ["--uid-first", str(instance.uids.start)]
+        arguments += ["--uid-count", str(len(instance.uids))]
+    return arguments
 
 
 def _reap_when_done(pid: int) -> None:
