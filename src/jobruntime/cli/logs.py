@@ -215,6 +215,13 @@ class Reader:
     def check(self, end: pb.LogsEnd) -> None:
         """Refuse an end that does not fit what was received; raises Failure."""
         job = self._request.job
+        if end.status.outcome.WhichOneof("kind") == "lost" and not end.complete:
+            raise Failure(
+                Exit.REFUSED,
+                f"cannot show the whole log of job {job}: it may be incomplete, "
+                f"for the job's end is not known ({end.status.outcome.lost})",
+                "this is all that was kept",
+            )
         if self._request.follow and not end.complete:
             raise Failure(
                 Exit.REFUSED,

@@ -247,7 +247,7 @@ class Keeper:
             self._kill()
             return
         if signo is not None:
-            self._tracker.signal_all(signo)
+            self._tracker.signal_all(signo, self._leader)
         moment = time.monotonic_ns() + grace_ms * _NS_PER_MS
         kill = self._deadlines.kill
         self._deadlines.kill = moment if kill is None else min(kill, moment)

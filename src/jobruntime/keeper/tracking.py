@@ -28,9 +28,13 @@ class Tracker(ABC):
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether none is left; `childless` is whether the keeper has no child any more."""
 
-    def signal_all(self, signo: int) -> None:
-        """Send `signo` to each process of the job once."""
-        processes.signal_each(signo, self.members, self.belongs)
+    def signal_all(self, signo: int, leader: int = 0) -> None:
+        """Send `signo` to each process of the job once.
+
+        To the leader first: a shell that sees its child die of the signal before it has its own
+        would end with an exit code of its making (143), and not by the signal.
+        """
+        processes.signal_each(signo, self.members, self.belongs, leader)
 
 
 class CgroupTracker(Tracker):

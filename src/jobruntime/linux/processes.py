@@ -48,9 +48,9 @@ def signal_verified(pid: int, signo: int, belongs: Callable[[int], bool]) -> Non
 
 
 def signal_each(
-    signo: int, members: Callable[[], set[int]], belongs: Callable[[int], bool]
+    signo: int, members: Callable[[], set[int]], belongs: Callable[[int], bool], first: int = 0
 ) -> None:
-    """Send `signo` once to every member, also to those that are forked meanwhile.
+    """Send `signo` once to every member, `first` first, also to those that are forked meanwhile.
 
     Bounded: what forks faster than it can be signalled is left to the kill at the end of the grace.
     """
@@ -59,7 +59,7 @@ def signal_each(
         fresh = members() - done
         if not fresh:
             return
-        for pid in fresh:
+        for pid in sorted(fresh, key=lambda pid: (pid != first, pid)):
             signal_verified(pid, signo, belongs)
         done |= fresh
 

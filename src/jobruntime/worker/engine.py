@@ -230,31 +230,35 @@ class LocalWorker(Worker):
                     await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
                 finally:
                     os.close(order)
-            progress = await self._confirm(record, directory, ours)
+            progress = await self._confirm(record, ours)
         except BaseException:
             ours.close()
             raise
         self._adopt(record, progress, ours)
-        directory.close()  # the keeper alone holds the lock from here on
+        self._run_task(self._sync(directory))
         return record.job_id
 
-    async def _confirm(
-        self, record: JobRecord, directory: JobDirectory, keeper: socket.socket
-    ) -> Progress:
-        # While the job starts, its order goes to the disk and into the catalogue.
-        self._starting.add(record.job_id)
-        meanwhile = [
-            asyncio.ensure_future(self._in_files(directory.sync)),
-            asyncio.ensure_future(self._in_index(lambda: self._catalogue.add(record))),
-        ]
+    async def _sync(self, directory: JobDirectory) -> None:
+        # Nobody waits for the disk: a crash of the host in this moment ends the job anyhow, and
+        # what is forgotten of it is its record. A retry with its request id starts it anew.
         try:
-            return _started(await _receive(keeper), record.spec)
+            await self._in_files(directory.sync)
+        finally:
+            directory.close()  # the keeper alone holds the lock from here on
+
+    async def _confirm(self, record: JobRecord, keeper: socket.socket) -> Progress:
+        # While the job starts, it goes into the catalogue.
+        self._starting.add(record.job_id)
+        adding = asyncio.ensure_future(self._in_index(lambda: self._catalogue.add(record)))
+        try:
+            progress = _started(await _receive(keeper), record.spec)
+            await adding
+            return progress
         except BaseException:
-            await asyncio.wait(meanwhile)
+            await asyncio.wait({adding})
             await self._in_index(lambda: self._catalogue.remove(record.job_id))
             raise
         finally:
-            await asyncio.wait(meanwhile)
             self._starting.discard(record.job_id)
 
     def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
