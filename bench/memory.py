@@ -16,14 +16,14 @@ from .options import Options
 
 
 def bench_memory(instance: Instance, options: Options) -> list[Figure]:
-    """Measure the PSS of the keepers and the spawner, per job, while the jobs sleep."""
+    """Measure the PSS of keepers, zygote and spawner, per job, while the jobs sleep."""
     count = options.scaled(100)
     with instance.stub() as stub:
         jobs = [stub.Start(pb.StartRequest(argv=["sleep", "600"])).job_id for _ in range(count)]
-        keepers, spawner = _own_processes(instance)
-        if len(keepers) != count or len(spawner) != 1:
-            raise BenchError(f"cannot count {count} keepers: {len(keepers)} and {len(spawner)}")
-        pss_kib = sum(map(_pss_kib, keepers + spawner))
+        keepers, parents = _own_processes(instance)
+        if len(keepers) != count or not parents:
+            raise BenchError(f"cannot find {count} keepers and their parents: {len(keepers)}")
+        pss_kib = sum(map(_pss_kib, keepers + parents))
         for job in jobs:
             stub.Stop(pb.StopRequest(job=job, grace_ms=0))
     figure = Figure(
@@ -38,9 +38,9 @@ def bench_memory(instance: Instance, options: Options) -> list[Figure]:
 
 
 def _own_processes(instance: Instance) -> tuple[list[int], list[int]]:
-    """Return the instance's keepers and spawners; a keeper has its spawner's command line."""
+    """Return the instance's keepers, and those they are forked from, whose command line they have."""
     keepers: list[int] = []
-    spawners: list[int] = []
+    parents: list[int] = []
     mark = f"--work-dir\0{instance.work_dir}\0".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -48,8 +48,8 @@ def _own_processes(instance: Instance) -> tuple[list[int], list[int]]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if mark in (entry / "cmdline").read_bytes():
                 is_keeper = (entry / "comm").read_text() == "jobd-keeper\n"
-                (keepers if is_keeper else spawners).append(int(entry.name))
-    return keepers, spawners
+                (keepers if is_keeper else parents).append(int(entry.name))
+    return keepers, parents
 
 
 def _pss_kib(pid: int) -> int:

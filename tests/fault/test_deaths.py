@@ -240,7 +240,7 @@ def test_all_killed_at_once_leaves_nothing_behind(instance: Instance, alice: Cli
     eventually(lambda: alice.status(done) == "finished (exit code: 5)")
     own = [instance.spawner_pid(), *(instance.keeper_of(job) for job in jobs)]
 
-    for pid in own:
+    for pid in (instance.pid, *own):
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
     instance.kill()

@@ -80,7 +80,16 @@ class LogReader:
         os.close(self._fd)
 
     async def check_start(self, cursor: str) -> None:
-        """Refuse a start that is not between two frames; raises JobError (CURSOR_INVALID)."""
+        """Refuse a file of another format, and a start that is not between two frames.
+
+        Raises JobError (LOG_UNREADABLE, CURSOR_INVALID).
+        """
+        if await self._pread(len(FILE_HEADER), 0) != FILE_HEADER:
+            raise JobError(
+                Reason.LOG_UNREADABLE,
+                "cannot read the log: it is damaged, or of another version of this program",
+                "read it with the version that wrote it",
+            )
         size = os.fstat(self._fd).st_size
         header = await self._pread(FRAME_HEADER.size, self.position.offset)
         try:

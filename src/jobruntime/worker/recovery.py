@@ -100,7 +100,7 @@ async def _settle_locked(
     sweep: Callable[[str], Awaitable[None]],
 ) -> Settled:
     record = directory.read_record()
-    outcome = directory.read_outcome()
+    outcome = directory.read_outcome() or directory.recover_outcome()
     if outcome is None or _has_leftovers(instance, job_id):
         await sweep(job_id)
     if outcome is not None:

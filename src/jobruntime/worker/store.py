@@ -16,7 +16,13 @@ from ..linux.files import (
     try_lock,
     write_all,
 )
-from ..model.protocol import LOG_FILE, OUTCOME_FILE, SPEC_FILE, STATUS_FILE
+from ..model.protocol import (
+    LOG_FILE,
+    OUTCOME_FILE,
+    PARTIAL_OUTCOME_FILE,
+    SPEC_FILE,
+    STATUS_FILE,
+)
 from ..model.record import Progress, encode_progress, parse_progress
 from ..model.spec import JobSpec, encode_spec, parse_spec
 from ..model.state import State
@@ -78,13 +84,15 @@ class JobDirectory:
         self.close()
 
     def sync(self) -> None:
-        """Bring the order to the disk, so that a job whose id was told is known after a crash."""
+        """Bring the order to the disk, so that the job is known after a crash of the host.
+
+        The file's fsync brings its new name along on ext4, xfs and btrfs.
+        """
         fd = os.open(SPEC_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.fd)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.fsync(self.fd)
 
     def discard(self) -> None:
         """Remove the directory of a job that never ran, and close it."""
@@ -113,6 +121,21 @@ class JobDirectory:
         """Return how the job ended, or None; raises ValueError for a damaged file."""
         raw = read_json(OUTCOME_FILE, self.fd)
         return None if raw is None else parse_progress(raw)
+
+    def recover_outcome(self) -> Progress | None:
+        """Return an outcome whose keeper wrote it and died before it was named; now it is.
+
+        The caller holds the lock.
+        """
+        try:
+            raw = read_json(PARTIAL_OUTCOME_FILE, self.fd)
+            progress = None if raw is None else parse_progress(raw)
+        except ValueError:  # only the room that was reserved
+            return None
+        if progress is None or progress.state is not State.TERMINATED:
+            return None
+        os.rename(PARTIAL_OUTCOME_FILE, OUTCOME_FILE, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        return progress
 
     def read_status(self) -> Progress | None:
         """Return what the keeper wrote last while the job ran, or None where that never came."""

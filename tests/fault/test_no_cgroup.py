@@ -1,0 +1,96 @@
+"""A host where no cgroup can be written: jobs are tracked as the subreaper of their processes."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobruntime.rpc.gen import service_pb2 as pb
+from tests.support import Client, Instance, command_of, eventually, processes_of
+
+
+@pytest.fixture(scope="module")
+def dora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A user of an instance without cgroups."""
+
+    def without_cgroup(text: str) -> str:
+        assert 'root = "auto"' in text
+        return text.replace('root = "auto"', 'root = "none"')
+
+    directory = tmp_path_factory.mktemp("no-cgroup") / "instance"
+    with Instance(directory, edit=without_cgroup) as instance:
+        assert instance.cgroup_root is None
+        yield instance.issue("dora", "user")
+
+
+def wait_sleepers(job: str, count: int) -> set[int]:
+    def sleepers() -> set[int]:
+        return {pid for pid in processes_of(job) if command_of(pid)[:1] == ["sleep"]}
+
+    return eventually(lambda: found if len(found := sleepers()) == count else set())
+
+
+@pytest.mark.parametrize(
+    ("script", "sleepers"),
+    [
+        ("setsid sleep 600 & sleep 600", 2),
+        ("(setsid sleep 600 &); exec sleep 600", 2),
+        ("(setsid sh -c '(sleep 600 &); sleep 600 & exit' &); exec sleep 600", 3),
+        ("(setsid sh -c 'trap \"\" TERM HUP INT; exec sleep 600' &); exec sleep 600", 2),
+    ],
+    ids=["another session", "double fork", "deeper", "deaf"],
+)
+def test_a_stop_ends_what_has_left_the_jobs_session(
+    dora: Client, script: str, sleepers: int
+) -> None:
+    with dora.api() as api:
+        job = api.start("sh", "-c", script, grace_ms=500)
+        pids = wait_sleepers(job, sleepers)
+        status = api.stop(job)
+        assert status.outcome.signal == 15
+        assert not processes_of(job)
+        assert not any(map(command_of, pids))
+
+
+def test_what_the_first_process_leaves_behind_is_killed(dora: Client) -> None:
+    with dora.api() as api:
+        job = api.start("sh", "-c", "setsid sleep 600 & sleep 600 & (sleep 600 &); exit 3")
+        assert api.wait(job).outcome.exit_code == 3
+        assert not processes_of(job)
+
+
+def test_a_process_that_forks_faster_than_it_is_seen_is_killed_too(dora: Client) -> None:
+    # Each process of the chain forks its follower and ends at once.
+    chain = "f() { (f &) ; }; f() { setsid sh -c \"$0\" x & }; exec sleep 600"
+    walker = 'i=0; while [ $i -lt 200 ]; do (setsid sleep 600 &); i=$((i+1)); done; sleep 600'
+    assert chain
+    with dora.api() as api:
+        job = api.start("sh", "-c", walker, grace_ms=0)
+        eventually(lambda: len(processes_of(job)) > 5, what="some of its processes")
+        assert api.stop(job).state == pb.JOB_STATE_TERMINATED
+        assert not processes_of(job)
+
+
+def test_a_job_that_ignores_TERM_is_killed_after_its_grace(dora: Client) -> None:
+    with dora.api() as api:
+        job = api.start(
+            "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 600; done", grace_ms=400
+        )
+        next(api.stream(job))
+        assert api.stop(job).outcome.signal == 9
+        assert not processes_of(job)
+
+
+def test_output_outcome_and_view_are_the_same_as_with_a_cgroup(dora: Client) -> None:
+    job = dora.start("sh", "-c", "ls /proc/$$/fd; seq 1 10000; exit 5")
+    stdout, _ = dora.logs_raw(job)
+    assert stdout.split() == [b"0", b"1", b"2", *(b"%d" % n for n in range(1, 10_001))]
+    assert dora.status(job) == "finished (exit code: 5)"
+
+
+def test_a_failed_start_leaves_nothing(dora: Client) -> None:
+    before = dora.instance.processes()
+    jobs = dora.instance.job_ids()
+    with dora.api() as api:
+        assert api.refused(lambda: api.start("absent")).reason == "PROGRAM_NOT_FOUND"
+    eventually(lambda: dora.instance.processes() == before)
+    assert dora.instance.job_ids() == jobs
