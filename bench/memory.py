@@ -38,7 +38,7 @@ def bench_memory(instance: Instance, options: Options) -> list[Figure]:
 
 
 def _own_processes(instance: Instance) -> tuple[list[int], list[int]]:
-    """Return the instance's keepers, and those they are forked from, whose command line they have."""
+    """Return the instance's keepers, and the processes before them, which share a command line."""
     keepers: list[int] = []
     parents: list[int] = []
     mark = f"--work-dir\0{instance.work_dir}\0".encode()

@@ -85,7 +85,7 @@ def _start_ms(stub: JobServiceStub) -> tuple[float, str]:
 
 def bench_starts(instance: Instance, options: Options) -> list[Figure]:
     """Measure how many jobs a second are started and end, with several starters at a time."""
-    count = options.scaled(400)
+    count = options.scaled(200)
     ours: list[float] = []
     base: list[float] = []
     _run_starters(instance, 20)

@@ -36,7 +36,10 @@ remove_instance() {
 	local work
 	[ -e .demo ] || return 0
 	if [ -f .demo/jobd.toml ]; then
-		jobd stop --config .demo/jobd.toml --jobs >/dev/null 2>&1 || return
+		if ! jobd stop --config .demo/jobd.toml --jobs >.demo/stop.log 2>&1; then
+			cat .demo/stop.log >&2
+			return 1
+		fi
 		[ -z "$server" ] || wait "$server" || true
 		# As root and below a directory that others may not enter, init puts the jobs' directories here.
 		work=$(sed -n 's|^work_dir = "\(/var/lib/jobd/work-[0-9a-z]*\)"$|\1|p' .demo/jobd.toml)

@@ -24,49 +24,39 @@ from tests.support import (
 )
 
 
-def end(instance: Instance) -> None:
-    instance.stop()
-
-
-def end_with_jobs(instance: Instance) -> None:
-    instance.stop(jobs=True)
-
-
-def kill(instance: Instance) -> None:
-    instance.kill()
-
-
-def kill_and_recover(instance: Instance) -> None:
-    instance.kill()
-    instance.start()
-
-
-def kill_all_and_recover(instance: Instance) -> None:
+def kill_all(instance: Instance) -> None:
     for pid in instance.processes():
         os.kill(pid, signal.SIGKILL)
-    kill_and_recover(instance)
+    instance.kill()
 
 
-@pytest.mark.parametrize(
-    "what", [end, end_with_jobs, kill, kill_and_recover, kill_all_and_recover]
-)
-def test_what_happens_to_one_instance_leaves_the_other_alone(
-    make_instance: MakeInstance, what: Callable[[Instance], None]
-) -> None:
+ENDS: dict[str, Callable[[Instance], None]] = {
+    "stop": lambda instance: instance.stop(),
+    "kill": lambda instance: instance.kill(),
+    "kill all": kill_all,
+    "stop with jobs": lambda instance: instance.stop(jobs=True),
+}
+
+
+def test_what_happens_to_one_instance_leaves_the_other_alone(make_instance: MakeInstance) -> None:
     one, other = make_instance("one"), make_instance("other")
-    ours, theirs = (i.admin.start("sleep", "600") for i in (one, other))
+    theirs = other.admin.start("sleep", "600")
     before = other.processes() | {other.pid}
 
-    what(one)
+    def assert_untouched() -> None:
+        assert other.processes() | {other.pid} == before
+        assert other.admin.status(theirs) == "running"
 
-    assert other.processes() | {other.pid} == before
-    assert other.admin.status(theirs) == "running"
-    assert other.admin.run("status", ours).returncode == 1
+    for end in ENDS.values():
+        ours = one.admin.start("sleep", "600")
+        end(one)
+        assert_untouched()
+        one.start()  # what it recovers is its own
+        assert_untouched()
+        assert one.admin.run("status", theirs).returncode == 1
+        assert other.admin.run("status", ours).returncode == 1
+    assert one.job_ids().isdisjoint(other.job_ids())
     assert other.admin.start("true")
-    other.kill()
-    other.start()  # what it recovers is its own
-    assert other.admin.status(theirs) == "running"
-    assert other.job_ids().isdisjoint(one.job_ids())
 
 
 def serve(config: Path) -> subprocess.CompletedProcess[bytes]:

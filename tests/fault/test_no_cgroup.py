@@ -58,13 +58,21 @@ def test_what_the_first_process_leaves_behind_is_killed(dora: Client) -> None:
         assert not processes_of(job)
 
 
-def test_a_process_that_forks_faster_than_it_is_seen_is_killed_too(dora: Client) -> None:
-    # Each process of the chain forks its follower and ends at once.
-    chain = "f() { (f &) ; }; f() { setsid sh -c \"$0\" x & }; exec sleep 600"
-    walker = 'i=0; while [ $i -lt 200 ]; do (setsid sleep 600 &); i=$((i+1)); done; sleep 600'
-    assert chain
+def test_a_chain_of_processes_each_of_which_forks_the_next_and_ends_is_killed(
+    dora: Client,
+) -> None:
+    hop = "hop() { sleep 0.002; (hop) & exit 0; }; hop"
     with dora.api() as api:
-        job = api.start("sh", "-c", walker, grace_ms=0)
+        job = api.start("sh", "-c", f"(setsid sh -c '{hop}' &); exec sleep 600", grace_ms=0)
+        eventually(lambda: len(processes_of(job)) > 1, what="the chain")
+        assert api.stop(job).state == pb.JOB_STATE_TERMINATED
+        assert not processes_of(job)
+
+
+def test_many_processes_in_sessions_of_their_own_are_all_killed(dora: Client) -> None:
+    crowd = "i=0; while [ $i -lt 100 ]; do (setsid sleep 600 &); i=$((i+1)); done; sleep 600"
+    with dora.api() as api:
+        job = api.start("sh", "-c", crowd, grace_ms=0)
         eventually(lambda: len(processes_of(job)) > 5, what="some of its processes")
         assert api.stop(job).state == pb.JOB_STATE_TERMINATED
         assert not processes_of(job)

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import socket
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from ..linux import sockets
-from ..linux.files import boot_id, write_all
 from ..model.errors import JobError, Reason, invalid
-from ..model.protocol import LOG_FILE, parse_failure
-from ..model.record import Progress, parse_progress
+from ..model.protocol import LOG_FILE
+from ..model.record import Progress
 from ..model.spec import JobSpec, check_grace_ms, same_request
 from ..model.state import State
 from ..model.status import JobStatus
@@ -32,10 +25,11 @@ from .owners import Owners
 from .recovery import Settled, recoverable_ids, settle
 from .reservations import Reservations
 from .settings import Settings
-from .spawner import Spawner, wait_readable
-from .start_errors import start_error
-from .store import JobDirectory, JobRecord, encode_order, status_of
+from .spawner import Spawner
+from .starter import Starter
+from .store import JobDirectory, JobRecord, status_of
 from .tail import TailHub
+from .threads import Threads
 
 _T = TypeVar("_T")
 _START_S: Final = 10.0
@@ -56,9 +50,7 @@ class LocalWorker(Worker):
         self._settings = settings
         self._live: dict[str, LiveJob] = {}
         self._reservations = Reservations()
-        self._boot_id = boot_id()
         self._closing = False
-        self._starting: set[str] = set()
         self._starts: set[asyncio.Future[str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,18 +62,19 @@ class LocalWorker(Worker):
         async with contextlib.AsyncExitStack() as stack:
             self._instance: Instance = open_instance(self._settings)
             stack.callback(self._instance.close)
-            # One thread for what is not safe in several: the catalogue and the owners' table.
-            self._index = stack.enter_context(ThreadPoolExecutor(1, "index"))
-            self._files = stack.enter_context(ThreadPoolExecutor(4, "files"))
+            self._threads = stack.enter_context(Threads())
             self._owners = Owners(self._instance.state_dir, self._instance.uids)
             stack.callback(self._owners.close)
             path = f"{self._instance.state_dir}/catalogue.sqlite"
-            self._catalogue = await self._in_index(lambda: Catalogue(path))
+            self._catalogue = await self._threads.in_index(lambda: Catalogue(path))
             stack.callback(self._catalogue.close)
             self._tail = TailHub()
             stack.callback(self._tail.close)
             self._spawner = Spawner(self._instance)
             stack.callback(self._spawner.close)
+            self._starter = Starter(
+                self._instance, self._threads, self._owners, self._catalogue, self._spawner
+            )
             stack.push_async_callback(self._let_go)
             await self._spawner.ensure()
             await self._recover()
@@ -119,7 +112,7 @@ class LocalWorker(Worker):
         """End the spawner and, where no job is left, remove what the instance had outside."""
         await self._spawner.retire()
         if not self._live:
-            await self._in_files(lambda: remove_places(self._instance))
+            await self._threads.in_files(lambda: remove_places(self._instance))
 
     async def stop_all(self, *, by: str) -> None:
         """Refuse every further start, and stop all jobs, each with its own signal and grace.
@@ -157,7 +150,7 @@ class LocalWorker(Worker):
             if earlier is not None or (earlier := await self._earlier_job(owner, spec)):
                 await self._check_same_request(earlier, spec)
                 return earlier
-            if spec.name is not None and await self._in_index(
+            if spec.name is not None and await self._threads.in_index(
                 lambda: self._catalogue.name_in_use(owner, spec.name or "")
             ):
                 raise JobError(
@@ -165,15 +158,17 @@ class LocalWorker(Worker):
                     f"cannot start a second job named {spec.name!r}: the first has not ended",
                     "stop it, or choose another name",
                 )
-            job_id = await self._start_new(spec, owner)
-            self._reservations.keep(owner, spec, job_id)
-            return job_id
+            started = await self._starter.start(spec, owner)
+            self._adopt(started.record, started.progress, started.keeper)
+            self._run_task(self._starter.sync(started))
+            self._reservations.keep(owner, spec, started.record.job_id)
+            return started.record.job_id
 
     async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
         request_id = spec.request_id
         if request_id is None:
             return None
-        return await self._in_index(lambda: self._catalogue.find_request(owner, request_id))
+        return await self._threads.in_index(lambda: self._catalogue.find_request(owner, request_id))
 
     async def _check_same_request(self, job_id: str, spec: JobSpec) -> None:
         earlier = (await self._look_up(job_id))[0]
@@ -184,82 +179,6 @@ class LocalWorker(Worker):
                 "with it, and by another request",
                 "use a new request id for a new job",
             )
-
-    async def _start_new(self, spec: JobSpec, owner: str) -> str:
-        record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id)
-        uid = self._owners.known_uid(owner)
-        if uid is None:
-            uid = await self._in_index(lambda: self._owners.uid_of(owner))
-        for last in (False, True):
-            directory = await self._in_files(lambda: self._create_directory(record))
-            try:
-                return await self._spawn(record, uid, directory)
-            except ConnectionError:
-                # The spawner or the new keeper died before it told anything. What it may have
-                # begun is swept, and then a second try is safe.
-                await self._sweep(record.job_id)
-                await self._in_files(directory.discard)
-                if last:
-                    break
-            except JobError:
-                await self._in_files(directory.discard)
-                raise
-        raise JobError(
-            Reason.SPAWNER_UNAVAILABLE,
-            "cannot start the job: the process that starts it died",
-            f"try again; the operator finds more in {self._instance.state_dir}/spawner.log",
-        )
-
-    def _create_directory(self, record: JobRecord) -> JobDirectory:
-        try:
-            return JobDirectory.create(self._instance.jobs_dir, record)
-        except OSError as error:
-            raise JobError(
-                Reason.RESOURCE_EXHAUSTED,
-                f"cannot start the job: its record can't be written: {error.strerror}",
-                "free disk space on the server's host",
-            ) from error
-
-    async def _spawn(self, record: JobRecord, uid: int | None, directory: JobDirectory) -> str:
-        ours, keepers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with keepers:
-                order = _sealed_memfd(encode_order(record.spec))
-                try:
-                    message: dict[str, object] = {"op": "start", "id": record.job_id, "uid": uid}
-                    await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
-                finally:
-                    os.close(order)
-            progress = await self._confirm(record, ours)
-        except BaseException:
-            ours.close()
-            raise
-        self._adopt(record, progress, ours)
-        self._run_task(self._sync(directory))
-        return record.job_id
-
-    async def _sync(self, directory: JobDirectory) -> None:
-        # Nobody waits for the disk: a crash of the host in this moment ends the job anyhow, and
-        # what is forgotten of it is its record. A retry with its request id starts it anew.
-        try:
-            await self._in_files(directory.sync)
-        finally:
-            directory.close()  # the keeper alone holds the lock from here on
-
-    async def _confirm(self, record: JobRecord, keeper: socket.socket) -> Progress:
-        # While the job starts, it goes into the catalogue.
-        self._starting.add(record.job_id)
-        adding = asyncio.ensure_future(self._in_index(lambda: self._catalogue.add(record)))
-        try:
-            progress = _started(await _receive(keeper), record.spec)
-            await adding
-            return progress
-        except BaseException:
-            await asyncio.wait({adding})
-            await self._in_index(lambda: self._catalogue.remove(record.job_id))
-            raise
-        finally:
-            self._starting.discard(record.job_id)
 
     def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
         job = LiveJob(record, progress, self._on_silence)
@@ -274,7 +193,7 @@ class LocalWorker(Worker):
         self._run_task(self._settle_live(job))
 
     async def _settle_live(self, job: LiveJob) -> None:
-        settled = await settle(self._instance, job.record.job_id, self._sweep)
+        settled = await settle(self._instance, job.record.job_id, self._starter.sweep)
         if settled.keeper is not None:
             job.attach(settled.keeper)
         elif settled.progress is not None:
@@ -282,29 +201,16 @@ class LocalWorker(Worker):
 
     async def _retire_job(self, job: LiveJob) -> None:
         job_id = job.record.job_id
-        await self._in_index(lambda: self._catalogue.mark_ended(job_id))
+        await self._threads.in_index(lambda: self._catalogue.mark_ended(job_id))
         self._live.pop(job_id, None)
         self._tail.wake(self._log_path(job_id))
-
-    async def _sweep(self, job_id: str) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                await self._spawner.send({"op": "sweep", "id": job_id}, (theirs.fileno(),))
-            message = await _receive(ours)
-        if "swept" not in message:
-            raise JobError(
-                Reason.INTERNAL,
-                f"cannot end what is left of job {job_id}: its processes do not die",
-                "the operator should look at the host: a process may hang in the kernel",
-            )
 
     # -- recovery
 
     async def _recover(self) -> None:
-        known = await self._in_index(lambda: self._catalogue.ids(ended=True))
-        running = await self._in_index(lambda: self._catalogue.ids(ended=False))
-        ids = await self._in_files(lambda: recoverable_ids(self._instance, known))
+        known = await self._threads.in_index(lambda: self._catalogue.ids(ended=True))
+        running = await self._threads.in_index(lambda: self._catalogue.ids(ended=False))
+        ids = await self._threads.in_files(lambda: recoverable_ids(self._instance, known))
         room = asyncio.Semaphore(_RECOVERIES)
 
         async def recover(job_id: str) -> None:
@@ -318,16 +224,16 @@ class LocalWorker(Worker):
         await asyncio.gather(*(recover(job_id) for job_id in sorted(ids | running)))
 
     async def _recover_job(self, job_id: str) -> None:
-        settled: Settled = await settle(self._instance, job_id, self._sweep)
+        settled: Settled = await settle(self._instance, job_id, self._starter.sweep)
         record = settled.record
         if record is None:
-            await self._in_index(lambda: self._catalogue.remove(job_id))
+            await self._threads.in_index(lambda: self._catalogue.remove(job_id))
             return
-        await self._in_index(lambda: self._catalogue.add(record))
+        await self._threads.in_index(lambda: self._catalogue.add(record))
         if settled.keeper is not None:
             self._adopt(record, settled.progress, settled.keeper)
         else:
-            await self._in_index(lambda: self._catalogue.mark_ended(job_id))
+            await self._threads.in_index(lambda: self._catalogue.mark_ended(job_id))
 
     # -- queries
 
@@ -406,8 +312,8 @@ class LocalWorker(Worker):
         return f"{self._instance.jobs_dir}/{job_id}/{LOG_FILE}"
 
     async def _resolve(self, reference: str, owner: str | None) -> str:
-        found = await self._in_index(lambda: self._catalogue.find(reference, owner))
-        matches = [match for match in found if match.job_id not in self._starting]
+        found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner))
+        matches = [match for match in found if match.job_id not in self._starter.starting]
         if not matches:
             raise JobError(
                 Reason.JOB_NOT_FOUND,
@@ -425,7 +331,7 @@ class LocalWorker(Worker):
     async def _look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
         if live := self._live.get(job_id):
             return live.record, live.progress
-        return await self._in_files(lambda: self._read(job_id))
+        return await self._threads.in_files(lambda: self._read(job_id))
 
     def _read(self, job_id: str) -> tuple[JobRecord, Progress]:
         try:
@@ -439,12 +345,6 @@ class LocalWorker(Worker):
 
     # -- threads and tasks
 
-    async def _in_index(self, call: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._index, call)
-
-    async def _in_files(self, call: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._files, call)
-
     def _run_task(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(_reporting(work))
         self._tasks.add(task)
@@ -457,40 +357,6 @@ async def _reporting(work: Coroutine[None, None, None]) -> None:
         await work
     except (JobError, OSError) as error:
         _logger.error("%s", error)
-
-
-async def _receive(sock: socket.socket) -> dict[str, object]:
-    """Return the next message; raises ConnectionError where the peer ended without one."""
-    sock.setblocking(False)
-    await wait_readable(sock.fileno())
-    received = sockets.receive_message(sock)
-    if received is None:
-        raise ConnectionError("the keeper ended")
-    return received[0]
-
-
-def _started(message: dict[str, object], spec: JobSpec) -> Progress:
-    if isinstance(failed := message.get("failed"), dict):
-        raise start_error(parse_failure(failed), spec)
-    started = message.get("started") or message.get("ended")
-    if not isinstance(started, dict):
-        raise ConnectionError(f"the keeper said {message!r}")
-    return parse_progress(started)
-
-
-def _sealed_memfd(data: bytes) -> int:
-    fd = os.memfd_create("spec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        write_all(fd, data)
-        fcntl.fcntl(
-            fd,
-            fcntl.F_ADD_SEALS,
-            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
-        )
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _damaged(job_id: str, cause: str) -> JobError:

@@ -1,0 +1,183 @@
+"""The start of a job, from the order to the keeper's word that its program runs."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+
+from ..linux import sockets
+from ..linux.files import boot_id, write_all
+from ..model.errors import JobError, Reason
+from ..model.protocol import parse_failure
+from ..model.record import Progress, parse_progress
+from ..model.spec import JobSpec
+from .catalogue import Catalogue
+from .instance import Instance
+from .owners import Owners
+from .spawner import Spawner, wait_readable
+from .start_errors import start_error
+from .store import JobDirectory, JobRecord, encode_order
+from .threads import Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A job that runs, and the connection to its keeper."""
+
+    record: JobRecord
+    progress: Progress
+    keeper: socket.socket
+    directory: JobDirectory
+
+
+class Starter:
+    """Starts jobs through the spawner; whatever fails on the way leaves nothing behind."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        threads: Threads,
+        owners: Owners,
+        catalogue: Catalogue,
+        spawner: Spawner,
+    ) -> None:
+        self._instance = instance
+        self._threads = threads
+        self._owners = owners
+        self._catalogue = catalogue
+        self._spawner = spawner
+        self._boot_id = boot_id()
+        self.starting: set[str] = set()
+        """Ids of the starts under way: in the catalogue perhaps, but not jobs yet."""
+
+    async def start(self, spec: JobSpec, owner: str) -> Started:
+        """Start a job for `owner`; raises JobError as Worker.start does."""
+        record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id)
+        uid = self._owners.known_uid(owner)
+        if uid is None:
+            uid = await self._threads.in_index(lambda: self._owners.uid_of(owner))
+        for last in (False, True):
+            directory = await self._threads.in_files(lambda: self._create_directory(record))
+            try:
+                return await self._spawn(record, uid, directory)
+            except ConnectionError:
+                # The spawner or the new keeper died before it told anything. What it may have
+                # begun is swept, and then a second try is safe.
+                await self.sweep(record.job_id)
+                await self._threads.in_files(directory.discard)
+                if last:
+                    break
+            except JobError:
+                await self._threads.in_files(directory.discard)
+                raise
+        raise JobError(
+            Reason.SPAWNER_UNAVAILABLE,
+            "cannot start the job: the process that starts it died",
+            f"try again; the operator finds more in {self._instance.state_dir}/spawner.log",
+        )
+
+    def _create_directory(self, record: JobRecord) -> JobDirectory:
+        try:
+            return JobDirectory.create(self._instance.jobs_dir, record)
+        except OSError as error:
+            raise JobError(
+                Reason.RESOURCE_EXHAUSTED,
+                f"cannot start the job: its record can't be written: {error.strerror}",
+                "free disk space on the server's host",
+            ) from error
+
+    async def _spawn(self, record: JobRecord, uid: int | None, directory: JobDirectory) -> Started:
+        ours, keepers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with keepers:
+                order = _sealed_memfd(encode_order(record.spec))
+                try:
+                    message: dict[str, object] = {"op": "start", "id": record.job_id, "uid": uid}
+                    await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
+                finally:
+                    os.close(order)
+            progress = await self._confirm(record, ours)
+        except BaseException:
+            ours.close()
+            raise
+        return Started(record, progress, ours, directory)
+
+    async def _confirm(self, record: JobRecord, keeper: socket.socket) -> Progress:
+        # While the job starts, it goes into the catalogue.
+        self.starting.add(record.job_id)
+        adding = asyncio.ensure_future(self._threads.in_index(lambda: self._catalogue.add(record)))
+        try:
+            progress = _started(await _receive(keeper), record.spec)
+            await adding
+            return progress
+        except BaseException:
+            await asyncio.wait({adding})
+            await self._threads.in_index(lambda: self._catalogue.remove(record.job_id))
+            raise
+        finally:
+            self.starting.discard(record.job_id)
+
+    async def sync(self, started: Started) -> None:
+        """Bring the order to the disk, and leave the job's lock to its keeper alone."""
+        # Nobody waits for the disk: a crash of the host in this moment ends the job anyhow, and
+        # what is forgotten of it is its record. A retry with its request id starts it anew.
+        try:
+            await self._threads.in_files(started.directory.sync)
+        finally:
+            started.directory.close()
+
+    async def sweep(self, job_id: str) -> None:
+        """End what is left of a job whose keeper is gone; the caller holds the job's lock.
+
+        Raises JobError: INTERNAL where its processes do not die, SPAWNER_UNAVAILABLE.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                await self._spawner.send({"op": "sweep", "id": job_id}, (theirs.fileno(),))
+            message = await _receive(ours)
+        if "swept" not in message:
+            raise JobError(
+                Reason.INTERNAL,
+                f"cannot end what is left of job {job_id}: its processes do not die",
+                "the operator should look at the host: a process may hang in the kernel",
+            )
+
+
+async def _receive(sock: socket.socket) -> dict[str, object]:
+    """Return the next message; raises ConnectionError where the peer ended without one."""
+    sock.setblocking(False)
+    await wait_readable(sock.fileno())
+    received = sockets.receive_message(sock)
+    if received is None:
+        raise ConnectionError("the keeper ended")
+    return received[0]
+
+
+def _started(message: dict[str, object], spec: JobSpec) -> Progress:
+    if isinstance(failed := message.get("failed"), dict):
+        raise start_error(parse_failure(failed), spec)
+    started = message.get("started") or message.get("ended")
+    if not isinstance(started, dict):
+        raise ConnectionError(f"the keeper said {message!r}")
+    return parse_progress(started)
+
+
+def _sealed_memfd(data: bytes) -> int:
+    fd = os.memfd_create("spec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        write_all(fd, data)
+        fcntl.fcntl(
+            fd,
+            fcntl.F_ADD_SEALS,
+            fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL,
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,218 @@
+"""The worker library in this very process: the whole engine, and nothing of gRPC."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from jobruntime.worker import (
+    Exited,
+    JobError,
+    JobSpec,
+    LocalWorker,
+    LogBatch,
+    LogEnd,
+    Reason,
+    Settings,
+    Signaled,
+    State,
+)
+from jobruntime.worker.instance import Instance, lock_holder
+from tests.support import all_pids, command_of, processes_of
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of an instance of the test's own, which is ended whatever the test leaves."""
+    settings = Settings(state_dir=str(tmp_path / "state"), runtime_dir=str(tmp_path / "run"))
+    yield settings
+    instance = asyncio.run(end(settings))
+    assert instance.cgroup_root is None or not Path(instance.cgroup_root).exists()
+    assert not any(instance.runtime_dir in command_of(pid) for pid in all_pids())
+
+
+async def end(settings: Settings) -> Instance:
+    """End all of an instance's jobs and its spawner."""
+    async with LocalWorker(settings) as worker:
+        await worker.stop_all(by="the test's end")
+        await worker.retire()
+        return worker.instance
+
+
+async def read(worker: LocalWorker, job: str, **options: object) -> tuple[bytes, LogEnd]:
+    parts: list[bytes] = []
+    async for event in worker.logs(job, **options):  # type: ignore[arg-type]
+        match event:
+            case LogBatch(entries):
+                parts += [getattr(entry, "data", b"") for entry in entries]
+            case LogEnd():
+                return b"".join(parts), event
+    raise AssertionError("no end")
+
+
+def test_a_job_is_started_followed_waited_for_and_stopped(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            job = await worker.start(JobSpec(argv=("sh", "-c", "echo hi; exit 3")), owner="me")
+            data, end = await read(worker, job)
+            assert (data, end.complete, end.totals.stdout_bytes) == (b"hi\n", True, 3)
+            status = await worker.wait(job)
+            assert (status.state, status.outcome) == (State.TERMINATED, Exited(3))
+            assert end.status == status
+
+            sleeper = await worker.start(JobSpec(argv=("sleep", "600")), owner="me")
+            assert (await worker.status(sleeper[:20])).state is State.RUNNING
+            waiting = asyncio.ensure_future(worker.wait(sleeper))
+            stopped = await worker.stop(sleeper, by="me")
+            assert stopped.outcome == Signaled(15)
+            assert await waiting == stopped
+            assert not processes_of(sleeper)
+            await worker.retire()
+
+    asyncio.run(run())
+
+
+def test_another_owners_job_answers_as_one_that_does_not_exist(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            job = await worker.start(JobSpec(argv=("true",)), owner="me")
+            await worker.wait(job)
+            absent = "0" * 8 + job[8:]
+            for call in (worker.status, worker.wait):
+                with pytest.raises(JobError) as refused:
+                    await call(job, owner="you")
+                with pytest.raises(JobError) as missing:
+                    await call(absent, owner="you")
+                assert refused.value.reason is missing.value.reason is Reason.JOB_NOT_FOUND
+                assert str(refused.value).replace(job, absent) == str(missing.value)
+
+    asyncio.run(run())
+
+
+def test_a_second_worker_on_the_same_directory_is_refused(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            with pytest.raises(JobError) as refused:
+                await LocalWorker(settings).__aenter__()
+            assert refused.value.reason is Reason.INSTANCE_IN_USE
+            assert f"process {os.getpid()} serves it already" in refused.value.message
+            # The first one is unharmed, and others still see who serves.
+            assert holder_seen_by_another_process(settings.state_dir) == os.getpid()
+            job = await worker.start(JobSpec(argv=("true",)), owner="me")
+            assert (await worker.wait(job)).outcome == Exited(0)
+        async with LocalWorker(settings) as again:
+            assert (await again.status(job)).outcome == Exited(0)
+
+    asyncio.run(run())
+
+
+def test_a_later_worker_finds_the_jobs_of_an_earlier_one(settings: Settings) -> None:
+    script = "echo one; sleep 0.3; echo two; exec sleep 600"
+
+    async def start() -> str:
+        async with LocalWorker(settings) as worker:
+            return await worker.start(JobSpec(argv=("sh", "-c", script), name="n"), owner="me")
+
+    async def find(job: str) -> None:
+        async with LocalWorker(settings) as worker:
+            status = await worker.status("n", owner="me")
+            assert (status.job_id, status.state) == (job, State.RUNNING)
+            assert (await worker.stop(job, by="me", grace_ms=5000)).outcome == Signaled(15)
+            data, end = await read(worker, job)
+            assert data in (b"one\n", b"one\ntwo\n")
+            assert end.complete
+
+    asyncio.run(find(asyncio.run(start())))
+
+
+def test_a_failed_start_raises_and_leaves_nothing(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            with pytest.raises(JobError) as failed:
+                await worker.start(JobSpec(argv=("no-such-program",)), owner="me")
+            assert failed.value.reason is Reason.PROGRAM_NOT_FOUND
+            assert os.listdir(worker.instance.jobs_dir) == []
+
+    asyncio.run(run())
+
+
+def test_many_starts_at_once_all_get_their_own_job(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            specs = [JobSpec(argv=("echo", str(n))) for n in range(40)]
+            jobs = await asyncio.gather(*(worker.start(spec, owner="me") for spec in specs))
+            logs = await asyncio.gather(*(read(worker, job) for job in jobs))
+            assert [data for data, _ in logs] == [b"%d\n" % n for n in range(40)]
+
+    asyncio.run(run())
+
+
+def test_a_reader_that_goes_away_in_the_middle_leaves_worker_and_job_alone(
+    settings: Settings,
+) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            job = await worker.start(JobSpec(argv=("sh", "-c", "seq 100000; exec sleep 9")), owner="me")
+            for _ in range(5):
+                events = worker.logs(job)
+                await anext(events)
+                await events.aclose()  # type: ignore[attr-defined]
+            assert (await worker.status(job)).state is State.RUNNING
+            await worker.stop(job, by="me", grace_ms=0)
+            data, _ = await read(worker, job)
+            assert b"\n".join(b"%d" % n for n in range(1, 100_001)).startswith(data[:-1])
+
+    asyncio.run(run())
+
+
+def holder_seen_by_another_process(state_dir: str) -> int | None:
+    """Return `lock_holder` as another process has it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(lock_holder, state_dir).result(timeout=30)
+
+
+def run_isolated(code: str) -> set[str]:
+    """Return the modules that are loaded after `code` in a bare interpreter."""
+    source = ROOT / "src"
+    script = f"import sys; sys.path.append({str(source)!r}); {code}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, timeout=30, check=True
+    )
+    return set(done.stdout.decode().split())
+
+
+def test_the_library_loads_neither_grpc_nor_anything_else_from_outside() -> None:
+    modules = run_isolated("import jobruntime.worker")
+    assert not modules & {"grpc", "google", "cryptography", "jobruntime.server", "jobruntime.rpc"}
+
+
+def test_what_keepers_share_is_small() -> None:
+    modules = run_isolated("import jobruntime.keeper.spawner")
+    large = {"asyncio", "grpc", "ssl", "logging", "threading", "concurrent", "sqlite3", "google"}
+    assert not modules & large
+    assert "jobruntime.worker" not in modules
+
+
+def test_the_example_of_embedding_runs_without_an_installation() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "examples/embed.py"],
+        env={"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[:4] == ["1", "2", "3", "-- exited with 4, log complete: True"]
+    assert lines[4].endswith(" is running")
+    assert lines[5] == "-- ended by signal 15"
+    assert lines[6].startswith("-- PROGRAM_NOT_FOUND: cannot execute 'no-such-program'")
