@@ -104,6 +104,4 @@ def _of_call(call: grpc.Call, responses: Sequence[object]) -> Answer:
 
 
 def _pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[tuple[str, bytes], ...]:
-    return tuple(
-        sorted((k, v if isinstance(v, bytes) else v.encode()) for k, v in metadata or ())
-    )
+    return tuple(sorted((k, v if isinstance(v, bytes) else v.encode()) for k, v in metadata or ()))

@@ -54,9 +54,7 @@ def odd_certificate(
         builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
     )
     pair.key.touch(mode=0o600)
-    pair.key.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
+    pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return pair
 
 

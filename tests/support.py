@@ -126,9 +126,7 @@ def all_pids() -> list[int]:
 def processes_of(job_id: str) -> set[int]:
     """Return the living processes of a job, whatever their session, parent or group."""
     return {
-        pid
-        for pid in all_pids()
-        if environment_of(pid).get("JOB_ID") == job_id and is_alive(pid)
+        pid for pid in all_pids() if environment_of(pid).get("JOB_ID") == job_id and is_alive(pid)
     }
 
 
@@ -229,9 +227,7 @@ class Api:
         messages: Iterator[pb.LogsResponse] = self.stub.Logs(request, timeout=timeout)
         return messages
 
-    def logs(
-        self, job: str, *, follow: bool = True, cursor: str = "", timeout: float = 100
-    ) -> Log:
+    def logs(self, job: str, *, follow: bool = True, cursor: str = "", timeout: float = 100) -> Log:
         """Return all of a Logs call."""
         return gather(self.stream(job, follow=follow, cursor=cursor, timeout=timeout))
 
@@ -683,7 +679,6 @@ class Instance:
         shutil.rmtree(self.runtime_dir, ignore_errors=True)
         if self.work_dir.name == f"work-{self.tag}":
             shutil.rmtree(self.work_dir, ignore_errors=True)
-
 
 
 MakeInstance = Callable[..., Instance]

@@ -33,7 +33,10 @@ def test_a_log_is_lines_of_json_with_the_time_of_capture_in_nanoseconds(alice: C
         r'\{"log": "log message here", "stream": "stdout", "time": "(\S+)"\}', lines[0]
     )
     assert match is not None, lines[0]
-    assert [json.loads(line)["log"] for line in lines] == ["log message here", "another log message"]
+    assert [json.loads(line)["log"] for line in lines] == [
+        "log message here",
+        "another log message",
+    ]
     times = [json.loads(line)["time"] for line in lines]
     assert all(map(TIME.fullmatch, times))
     assert times == sorted(times)

@@ -79,8 +79,10 @@ def test_a_start_that_is_retried_after_the_servers_death_makes_one_job(
         for number in range(KILLS):
             wanted = total * (number + 1) // (KILLS + 1)
             eventually(
-                lambda wanted=wanted: len(starts.acknowledged) >= wanted  # type: ignore[misc]
-                or any(future.done() and future.exception() for future in running),
+                lambda wanted=wanted: (
+                    len(starts.acknowledged) >= wanted  # type: ignore[misc]
+                    or any(future.done() and future.exception() for future in running)
+                ),
                 what=f"{wanted} starts",
             )
             instance.kill()

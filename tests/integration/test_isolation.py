@@ -53,10 +53,14 @@ def test_each_owner_has_a_uid_of_his_own(shared: Instance, alice: Client, bob: C
 def test_a_jobs_groups_are_its_owners_alone(alice: Client) -> None:
     uid = uid_of(alice)
 
-    code, output = run_in_job(alice, "grep", "-E", "^(Uid|Gid|Groups|NoNewPrivs|Cap...):", "/proc/self/status")
+    code, output = run_in_job(
+        alice, "grep", "-E", "^(Uid|Gid|Groups|NoNewPrivs|Cap...):", "/proc/self/status"
+    )
 
     assert code == 0
-    fields = {name: value.split() for name, value in (row.split(":") for row in output.splitlines())}
+    fields = {
+        name: value.split() for name, value in (row.split(":") for row in output.splitlines())
+    }
     assert fields["Uid"] == fields["Gid"] == [str(uid)] * 4
     assert fields["Groups"] == []
     assert fields["NoNewPrivs"] == ["1"]
@@ -192,11 +196,11 @@ def target(shared: Instance, bob: Client) -> Iterator[Target]:
 
 def assert_only_root_can(client: Client, command: str, undo: str = ":") -> None:
     """Prove that the command works where nothing protects, and that it fails in a job."""
-    proof = subprocess.run(
-        ["sh", "-c", command], capture_output=True, timeout=30, check=False
-    )
+    proof = subprocess.run(["sh", "-c", command], capture_output=True, timeout=30, check=False)
     subprocess.run(["sh", "-c", undo], timeout=30, check=True)
-    assert (proof.returncode, proof.stderr) == (0, b""), "it does not work without protection either"
+    assert (proof.returncode, proof.stderr) == (0, b""), (
+        "it does not work without protection either"
+    )
 
     code, output = run_in_job(client, "sh", "-c", command)
 
@@ -231,7 +235,9 @@ def test_a_job_cannot_write_its_own_cgroup(
         pytest.skip("no cgroup v2 here that could be written")
     command = target.command(OWN_CGROUP[what])
     as_root = f"JOB_ID={target.places['job']}; {command}"
-    undo = target.command("[ ! -d {cgroup}/jobs/{job}/planted ] || rmdir {cgroup}/jobs/{job}/planted")
+    undo = target.command(
+        "[ ! -d {cgroup}/jobs/{job}/planted ] || rmdir {cgroup}/jobs/{job}/planted"
+    )
     done = subprocess.run(["sh", "-c", f"{as_root} && {undo}"], timeout=30, check=False)
     assert done.returncode == 0, "it does not work without protection either"
 

@@ -160,7 +160,9 @@ def test_a_reader_that_goes_away_in_the_middle_leaves_worker_and_job_alone(
 ) -> None:
     async def run() -> None:
         async with LocalWorker(settings) as worker:
-            job = await worker.start(JobSpec(argv=("sh", "-c", "seq 100000; exec sleep 9")), owner="me")
+            job = await worker.start(
+                JobSpec(argv=("sh", "-c", "seq 100000; exec sleep 9")), owner="me"
+            )
             for _ in range(5):
                 events = worker.logs(job)
                 await anext(events)

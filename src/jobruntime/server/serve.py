@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from typing import Final
 
@@ -96,19 +97,31 @@ def _raise_open_files() -> None:
 
 
 def _bind(server: grpc.aio.Server, config: Config, credentials: grpc.ServerCredentials) -> int:
+    _check_address(config)
     try:
-        port = server.add_secure_port(str(config.listen), credentials)
+        return server.add_secure_port(str(config.listen), credentials)
     except RuntimeError as error:
-        raise _cannot_listen(config) from error
-    if not port:
-        raise _cannot_listen(config)
-    return port
+        raise _cannot_listen(config, str(error)) from error
 
 
-def _cannot_listen(config: Config) -> JobError:
+def _check_address(config: Config) -> None:
+    # grpc says only that it failed, and prints lines of its own; the kernel says why.
+    host, port = config.listen.host, config.listen.port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(address)
+                sock.listen()  # REUSEADDR alone lets a second one bind beside a listener's port
+    except OSError as error:
+        raise _cannot_listen(config, (error.strerror or str(error)).lower()) from error
+
+
+def _cannot_listen(config: Config, cause: str) -> JobError:
     return JobError(
         Reason.INSTANCE_IN_USE,
-        f"cannot listen on {config.listen}: the address is in use, or not one of this host's",
+        f"cannot listen on {config.listen}: {cause}",
         f"stop what listens there, or change `listen` in {config.path}",
     )
 

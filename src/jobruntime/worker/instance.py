@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..linux import cgroup
-from ..linux.files import make_private_directory, try_lock
+from ..linux.files import make_private_directory
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
 from .settings import Settings
 
+_held: set[str] = set()
+"""State directories that this process serves."""
 _LEAVE_S: Final = 2.0
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux (fcntl(2))
 
@@ -39,7 +41,7 @@ class Instance:
 
     def close(self) -> None:
         """Give the lock back."""
-        os.close(self.lock)
+        _release(self.state_dir, self.lock)
 
 
 def open_instance(settings: Settings) -> Instance:
@@ -66,7 +68,7 @@ def open_instance(settings: Settings) -> Instance:
             lock=lock,
         )
     except BaseException:
-        os.close(lock)
+        _release(state_dir, lock)
         raise
 
 
@@ -77,6 +79,8 @@ def instance_tag(state_dir: str) -> str:
 
 def lock_holder(state_dir: str) -> int | None:
     """Return the pid of the process that serves this state directory, as the kernel tells it."""
+    if os.path.realpath(state_dir) in _held:
+        return os.getpid()
     try:
         fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -89,20 +93,30 @@ def lock_holder(state_dir: str) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
+def _release(state_dir: str, lock: int) -> None:
+    _held.discard(state_dir)
+    os.close(lock)
+
+
 def _take_lock(state_dir: str) -> int:
-    fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    if not try_lock(fd):
-        os.close(fd)
-        holder = lock_holder(state_dir)
-        raise JobError(
-            Reason.INSTANCE_IN_USE,
-            f"cannot use the state directory {state_dir}: process {holder} serves it already",
-            "stop that one first (jobd stop), or give this one a state directory of its own",
-        )
-    # Beside it a POSIX lock, which would not keep out a second worker of this process, but whose
-    # holder the kernel can name to others (F_GETLK).
-    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return fd
+    # A POSIX lock: it ends with this process, no child inherits it, and the kernel names its holder.
+    # It does not keep out a second worker of this process, and closing any descriptor of the file
+    # here would drop it (fcntl(2)): therefore the table of what this process holds.
+    holder: int | None = os.getpid()
+    if state_dir not in _held:
+        fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _held.add(state_dir)
+            return fd
+        except (BlockingIOError, PermissionError):
+            os.close(fd)
+            holder = lock_holder(state_dir)
+    raise JobError(
+        Reason.INSTANCE_IN_USE,
+        f"cannot use the state directory {state_dir}: process {holder} serves it already",
+        "stop that one first (jobd stop), or give this one a state directory of its own",
+    )
 
 
 def _uids(settings: Settings) -> range:
