@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -21,6 +22,7 @@ from ..model.frames import (
     write_header,
 )
 
+_DRAIN_S: Final = 5.0  # the pipes hold 1 MiB each at most: no job's own output takes that
 _HEADER: Final = FRAME_HEADER.size
 _FULL_DEFAULT_PIPE: Final = 64 * 1024
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -76,15 +78,14 @@ class Capture:
         """Take what is left in `pipes` once the job is dead.
 
         Ends at each one's end of file or, where somebody outside the job still holds it open, as
-        soon as it is empty.
+        soon as it is empty; at the latest after a while, for he may go on writing.
         """
+        deadline = time.monotonic() + _DRAIN_S
         for pipe, stream in pipes.items():
             os.set_blocking(pipe, False)
-            try:
-                while self.read_once(stream, pipe):
+            with contextlib.suppress(BlockingIOError):
+                while self.read_once(stream, pipe) and time.monotonic() < deadline:
                     pass
-            except BlockingIOError:
-                pass
 
     def finish(self) -> None:
         """Write the gaps that are still open, if there is room; what stays is in `gaps`."""

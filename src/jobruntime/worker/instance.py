@@ -99,9 +99,9 @@ def _release(state_dir: str, lock: int) -> None:
 
 
 def _take_lock(state_dir: str) -> int:
-    # A POSIX lock: it ends with this process, no child inherits it, and the kernel names its holder.
-    # It does not keep out a second worker of this process, and closing any descriptor of the file
-    # here would drop it (fcntl(2)): therefore the table of what this process holds.
+    # A POSIX lock: it ends with this process, no child inherits it, the kernel names its holder. It
+    # does not keep out a second worker of this process, and closing any descriptor of the file here
+    # would drop it (fcntl(2)): therefore the table of what this process holds.
     holder: int | None = os.getpid()
     if state_dir not in _held:
         fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
