@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -69,9 +69,11 @@ def ask_raw(
 ) -> Answer:
     """Send `data` itself as the request of `method`."""
     if method == "Logs":
-        stream = channel.unary_stream(f"/{service}/{method}")
+        stream: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            f"/{service}/{method}"
+        )
         return _answer_of_stream(lambda: stream(data, timeout=deadline_s))
-    unary = channel.unary_unary(f"/{service}/{method}")
+    unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{service}/{method}")
     return _answer(lambda: unary.with_call(data, timeout=deadline_s))
 
 
@@ -83,14 +85,14 @@ def _answer(invoke: Callable[[], tuple[object, grpc.Call]]) -> Answer:
     return _of_call(call, (response,))
 
 
-def _answer_of_stream(invoke: Callable[[], grpc.CallIterator[object]]) -> Answer:
+def _answer_of_stream(invoke: Callable[[], Iterator[object]]) -> Answer:
     call = invoke()
     responses: list[object] = []
     try:
         responses.extend(call)
     except grpc.RpcError as error:
         return _of_call(cast("grpc.Call", error), responses)
-    return _of_call(call, responses)
+    return _of_call(cast("grpc.Call", call), responses)
 
 
 def _of_call(call: grpc.Call, responses: Sequence[object]) -> Answer:

@@ -1,4 +1,4 @@
-"""Instances for every test: one shared by all that leave it as it was, and one of the test's own."""
+"""Instances: one shared by all tests that leave it as it was, and one of the test's own."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import Client, Instance, MakeInstance
+
+__all__ = ["MakeInstance"]
 
 
 @pytest.fixture(scope="session")

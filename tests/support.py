@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar, cast
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -50,7 +50,9 @@ def scaled(usual: int, full: int) -> int:
 
 
 def eventually(
-    predicate: Callable[[], T], deadline_s: float = DEADLINE_S, what: str = "the condition"
+    predicate: Callable[[], T | Literal[False] | None],
+    deadline_s: float = DEADLINE_S,
+    what: str = "the condition",
 ) -> T:
     """Return the first true value of `predicate`; for what gives no event to wait for."""
     give_up_at = time.monotonic() + deadline_s
@@ -173,16 +175,16 @@ class Refusal:
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """Return what an error of the server's says."""
-    assert isinstance(error, grpc.Call)
+    call = cast(grpc.Call, error)  # whatever gRPC raises for a call is the call itself, too
     reason = ""
-    for key, value in error.trailing_metadata() or ():
+    for key, value in call.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             status = status_pb2.Status.FromString(value if isinstance(value, bytes) else b"")
             info = error_details_pb2.ErrorInfo()
             for detail in status.details:
                 if detail.Unpack(info):
                     reason = info.reason
-    return Refusal(error.code(), error.details() or "", reason)
+    return Refusal(call.code(), call.details() or "", reason)
 
 
 class Api:
@@ -579,6 +581,12 @@ class Instance:
         assert len(found) <= 1, f"{len(found)} spawners"
         return found[0] if found else None
 
+    def zygote_pid(self) -> int | None:
+        """Return the pid of the process from which keepers are forked, None without one."""
+        found = [pid for pid in self._own_processes() if self._is(pid, "jobd-zygote")]
+        assert len(found) <= 1, f"{len(found)} zygotes"
+        return found[0] if found else None
+
     def keeper_of(self, job_id: str) -> int | None:
         """Return the pid of a job's keeper: who has made the job's first process."""
         payload = processes_of(job_id)
@@ -612,9 +620,13 @@ class Instance:
     def processes(self) -> set[int]:
         """Return spawner, keepers and all that lives of any job of this instance."""
         jobs = self.job_ids()
+        first, count = self.config.uid_first, self.config.uid_count
         found = self._own_processes()
         for pid in all_pids():
-            if environment_of(pid).get("JOB_ID") in jobs and is_alive(pid):
+            uid = int(status_fields(pid).get("Uid", "0").split()[0])
+            # The uid also tells of processes that have cleared their environment.
+            is_ours = first <= uid < first + count if IS_ROOT else False
+            if (is_ours or environment_of(pid).get("JOB_ID") in jobs) and is_alive(pid):
                 found.add(pid)
         return found
 
@@ -623,10 +635,9 @@ class Instance:
     def issue(self, name: str, *roles: str) -> Client:
         """Return a client of this name, with a certificate made by `jobd cert issue`."""
         if name not in self._clients:
-            flags = [word for role in roles for word in ("--role", role)]
+            flags = [f"--role={role}" for role in roles]
             done = jobd(
-                *("cert", "issue", name, *flags, "--dir", self.directory),
-                home=self.directory.parent,
+                "cert", "issue", name, *flags, f"--dir={self.directory}", home=self.directory.parent
             )
             assert done.returncode == 0, done.stderr.decode()
             self._clients[name] = self._client(name)
@@ -671,11 +682,9 @@ class Instance:
                 os.kill(pid, signal.SIGKILL)
         eventually(lambda: not any(map(is_alive, self.processes())), what="the end of all")
         root = self._cgroup_path()
-        if root is not None and root.name == f"jobd-{self.tag}":
-            for path in sorted(root.rglob("*/"), reverse=True):
+        if root is not None and root.name == f"jobd-{self.tag}" and root.exists():
+            for path in (*sorted(root.rglob("*/"), reverse=True), root):
                 path.rmdir()
-            if root.exists():
-                root.rmdir()
         shutil.rmtree(self.runtime_dir, ignore_errors=True)
         if self.work_dir.name == f"work-{self.tag}":
             shutil.rmtree(self.work_dir, ignore_errors=True)

@@ -88,7 +88,9 @@ def requests_for(job: str) -> dict[str, Message]:
 
 
 @pytest.mark.parametrize(("role", "operation", "allowed"), cells())
-def test_the_table_of_roles_holds(people: People, role: str, operation: str, allowed: bool) -> None:
+def test_the_table_of_roles_holds(
+    people: People, *, role: str, operation: str, allowed: bool
+) -> None:
     caller = {"admin": "boss", "user": "alice"}[role]
     if operation == "start":
         assert people.start(caller, "true")

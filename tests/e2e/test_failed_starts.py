@@ -174,14 +174,16 @@ def test_a_command_line_that_breaks_a_rule_is_a_usage_error(
 def traces(instance: Instance) -> dict[str, object]:
     """Return all that a job leaves on the host."""
     places = (instance.jobs_dir, instance.work_dir, instance.runtime_dir)
-    spawner = instance.spawner_pid()
+    spawner, zygote = instance.spawner_pid(), instance.zygote_pid()
     assert spawner is not None
+    assert zygote is not None
     return {
         "files": sorted(str(path) for place in places for path in place.rglob("*")),
         "cgroups": instance.job_cgroups(),
         "processes": instance.processes(),
         "fds of jobd": count_fds(instance.pid),
         "fds of the spawner": count_fds(spawner),
+        "fds of the zygote": count_fds(zygote),
     }
 
 

@@ -200,7 +200,7 @@ def test_who_has_both_roles_is_an_admin(
 
 @pytest.mark.parametrize(("usages", "works"), [([SERVER], True), ([CLIENT], False)])
 def test_a_clients_certificate_is_no_servers(
-    make_instance: MakeInstance, usages: list[object], works: bool
+    make_instance: MakeInstance, *, usages: list[object], works: bool
 ) -> None:
     # The same certificate twice, but for what it is made for.
     with make_instance("impostor", serve=False) as impostor:
@@ -225,7 +225,14 @@ def test_a_clients_certificate_is_no_servers(
 def s_client(client: Client, version: str) -> subprocess.CompletedProcess[bytes]:
     """Let openssl make a handshake with all that a good client has."""
     where = ["-connect", f"127.0.0.1:{client.instance.port}", "-alpn", "h2"]
-    files = ["-CAfile", client.instance.ca, "-cert", client.cert, "-key", client.key]
+    files: list[str | Path] = [
+        "-CAfile",
+        client.instance.ca,
+        "-cert",
+        client.cert,
+        "-key",
+        client.key,
+    ]
     return subprocess.run(
         # Level 0: openssl offers whatever it can, so that it is the server that refuses.
         ["openssl", "s_client", version, *where, *files, "-cipher", "ALL:@SECLEVEL=0"],

@@ -33,7 +33,13 @@ class NodeClient:
         assert packages.is_dir(), f"there is no {packages}; scripts/node.sh installs it"
         instance = self._client.instance
         address = f"localhost:{instance.port}"
-        words = [address, instance.ca, self._client.cert, self._client.key, method]
+        words: list[str | Path] = [
+            address,
+            instance.ca,
+            self._client.cert,
+            self._client.key,
+            method,
+        ]
         done = subprocess.run(
             [node, DIRECTORY / "client.js", *words, json.dumps(request)],
             capture_output=True,

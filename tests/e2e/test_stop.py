@@ -197,6 +197,17 @@ def test_what_the_first_process_leaves_behind_is_killed_and_its_outcome_counts(
         assert not api.status(job).HasField("stop_requested")
 
 
+def test_a_chain_of_processes_each_of_which_forks_the_next_and_ends_is_killed(
+    alice: Client,
+) -> None:
+    hop = "hop() { sleep 0.002; (hop) & exit 0; }; hop"
+    with alice.api() as api:
+        job = api.start("sh", "-c", f"(setsid sh -c '{hop}' &); exec sleep 600", grace_ms=0)
+        eventually(lambda: len(processes_of(job)) > 1, what="the chain")
+        outcome_of(api.stop(job))
+        assert not processes_of(job)
+
+
 def test_a_background_process_cannot_hold_the_log_open_after_the_end(alice: Client) -> None:
     with alice.api() as api:
         job = api.start("sh", "-c", "setsid sh -c 'while :; do echo x; done' & echo y; exit 0")

@@ -14,7 +14,7 @@ import pytest
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen.service_pb2_grpc import JobServiceStub
 from jobruntime.rpc.tls import grpc
-from tests.support import DEADLINE_S, Instance, eventually, scaled
+from tests.support import DEADLINE_S, Instance, Refusal, eventually, refusal_of, scaled
 
 PARALLEL = 30
 STARTS = scaled(8, 40)
@@ -50,6 +50,10 @@ class Starts:
         for number in range(STARTS):
             self.start(f"start-{worker}-{number}")
 
+    def note(self, refusal: Refusal) -> None:
+        assert refusal.code is grpc.StatusCode.UNAVAILABLE, refusal
+        self.failures[refusal.message] += 1
+
     def start(self, request_id: str) -> None:
         while True:
             try:
@@ -57,10 +61,8 @@ class Starts:
                     self.request(request_id), timeout=DEADLINE_S, wait_for_ready=True
                 )
             except grpc.RpcError as error:
-                assert isinstance(error, grpc.Call)
                 # The connection broke: whether there is a job now is what the retry finds out.
-                assert error.code() is grpc.StatusCode.UNAVAILABLE, error.details()
-                self.failures[error.details() or ""] += 1
+                self.note(refusal_of(error))
                 continue
             with self._lock:
                 self.acknowledged[request_id] = response.job_id

@@ -125,6 +125,12 @@ ACT = {
     "leave for the root cgroup": "echo 0 >{cgroup}/../cgroup.procs",
     "make a cgroup": "mkdir {cgroup}/jobs/planted",
 }
+UNDO = """
+rm -f {home}/planted {state}/planted
+for directory in {home}/../planted {cgroup}/jobs/planted; do
+    [ ! -d $directory ] || rmdir $directory
+done
+"""
 OWN_CGROUP = {
     "thaw itself": "echo 0 >{cgroup}/jobs/$JOB_ID/cgroup.freeze",
     "kill itself by its cgroup": "exec 9>{cgroup}/jobs/$JOB_ID/cgroup.kill",
@@ -149,9 +155,9 @@ class Target:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Instance]:
-    """An instance in a directory that everybody can pass, so that the way there protects nothing."""
+    """An instance in a directory that all can pass, so that the way there protects nothing."""
     with tempfile.TemporaryDirectory(prefix="jobd-test-") as directory:
-        os.chmod(directory, 0o755)
+        Path(directory).chmod(0o755)
         with Instance(Path(directory, "instance")) as instance:
             yield instance
 
@@ -222,9 +228,7 @@ def test_a_job_cannot_touch_what_is_another_owners_or_the_servers(
 ) -> None:
     if "{cgroup}" in ACT[what] and target.places["cgroup"] is None:
         pytest.skip("no cgroup v2 here that could be written")
-    undo = "rm -f {home}/planted {state}/planted; [ ! -d {home}/../planted ] || rmdir {home}/../planted; "
-    undo += "[ ! -d {cgroup}/jobs/planted ] || rmdir {cgroup}/jobs/planted"
-    assert_only_root_can(alice, target.command(ACT[what]), target.command(undo))
+    assert_only_root_can(alice, target.command(ACT[what]), target.command(UNDO))
 
 
 @pytest.mark.parametrize("what", OWN_CGROUP)

@@ -1,6 +1,7 @@
 """What keepers write and what jobd and keepers say to each other: read back as written."""
 
 import json
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -91,7 +92,7 @@ def test_a_record_is_read_back_as_it_was_written(written: Progress) -> None:
 def test_a_record_that_lacks_a_key_is_refused(written: Progress, data: st.DataObject) -> None:
     raw = encode_progress(written)
     del raw[data.draw(st.sampled_from(sorted(raw)))]
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_progress(raw)
 
 
@@ -130,7 +131,7 @@ def test_a_failure_is_read_back_as_it_was_told(failure: Failure) -> None:
 
 @given(st.dictionaries(st.sampled_from(["step", "errno", "path", "detail"]), json_values))
 def test_what_is_no_failure_is_refused(raw: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_failure(raw | {"step": "unknown"})
 
 
@@ -143,7 +144,7 @@ def test_a_spec_is_read_back_as_it_was_written(spec: JobSpec) -> None:
 
 @given(specs, st.randoms())
 def test_a_request_is_the_same_in_whatever_order_its_variables_came(
-    spec: JobSpec, random: "st.Random"
+    spec: JobSpec, random: Random
 ) -> None:
     raw = encode_spec(spec)
     env = list(spec.env)
@@ -164,12 +165,8 @@ def test_two_requests_are_the_same_only_if_all_of_them_is(one: JobSpec, other: J
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_a_spec_refuses_what_exec_could_not_take(name: str, value: str) -> None:
     bad = not name or "=" in name or "\0" in name + value
-    try:
-        JobSpec(argv=("true",), env=((name, value),))
-    except JobError as error:
-        assert bad
-        assert error.message.startswith("cannot ")
-    except UnicodeEncodeError:
-        raise AssertionError("a lone surrogate is no reason to fail in this way") from None
+    if bad:
+        with pytest.raises(JobError, match=r"^cannot "):
+            JobSpec(argv=("true",), env=((name, value),))
     else:
-        assert not bad
+        JobSpec(argv=("true",), env=((name, value),))

@@ -340,4 +340,5 @@ class Keeper:
         self._publish("ended")
 
     def _complain(self, what: str) -> None:
-        print(f"keeper {self._job.job_id}: {what}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # the spawner's log may lie on the same full disk
+            print(f"keeper {self._job.job_id}: {what}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ be made ready or set before the fork was (see prepare.py, and `_settle_in` of th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -42,7 +43,8 @@ def run_payload(program: Program, files: Files, keeper_pid: int) -> NoReturn:
     except OSError as error:
         failure = _failure(course, error)
     except Exception as error:  # noqa: BLE001 - the process ends here, and must tell why
-        os.write(2, f"payload: {course.step}: {error!r}\n".encode(errors="replace"))
+        with contextlib.suppress(OSError):
+            os.write(2, f"payload: {course.step}: {error!r}\n".encode(errors="replace"))
         failure = Failure(Step(course.step), errno.EINVAL, os.fsdecode(course.path))
     try:
         write_all(course.errors, encode_json(encode_failure(failure)))

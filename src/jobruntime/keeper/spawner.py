@@ -149,7 +149,7 @@ class _Spawner:
         except BlockingIOError:
             return
         except (ValueError, OSError) as error:
-            print(f"spawner: dropped a connection: {error}", file=sys.stderr, flush=True)
+            _complain(f"dropped a connection: {error}")
             received = None
         if received is None:
             self._drop(client)
@@ -170,7 +170,7 @@ class _Spawner:
             case "sweep" if len(fds) == 1:
                 self._sweep(message, fds[0])
             case op:
-                print(f"spawner: unknown request {op!r}", file=sys.stderr, flush=True)
+                _complain(f"unknown request {op!r}")
 
     def _start(self, message: dict[str, object], fds: list[int]) -> None:
         reply, directory, spec = fds
@@ -204,3 +204,8 @@ class _Spawner:
         if self._clients.pop(client.fileno(), None) is not None:
             self._poll.unregister(client.fileno())
             client.close()
+
+
+def _complain(what: str) -> None:
+    with contextlib.suppress(OSError):  # its log may lie on a full disk
+        print(f"spawner: {what}", file=sys.stderr, flush=True)

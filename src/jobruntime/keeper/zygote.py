@@ -79,8 +79,9 @@ def _run(site: Site, inbox: int) -> NoReturn:
         _serve(site, socket.socket(fileno=3))
         code = 0
     except BaseException:  # noqa: BLE001 - the process ends here
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
     finally:
         os._exit(code)
 
@@ -114,8 +115,9 @@ def _become_keeper(site: Site, data: bytes, fds: list[int]) -> NoReturn:
             Keeper(decode_assignment(data, fds)).keep()
         code = 0
     except BaseException:  # noqa: BLE001 - the process ends here
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+            sys.stderr.flush()
     finally:
         os._exit(code)
 

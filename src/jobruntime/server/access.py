@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from google.protobuf.message import DecodeError
+
 from jobruntime.model.access import Policy, Principal, Scope, Verb, allowed_scope
-from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
 
@@ -48,6 +51,7 @@ def current_caller() -> Caller:
 
 
 if TYPE_CHECKING:  # only the stubs know these as generic
+    _Context = grpc.aio.ServicerContext[object, object]
     _Handler = grpc.RpcMethodHandler[object, object]
     _Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]
 
@@ -68,25 +72,27 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         verb = VERBS.get(handler_call_details.method)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._guard_stream(verb, handler.unary_stream),  # type: ignore[arg-type]
-                handler.request_deserializer,
+                self._guard_stream(verb, handler),
+                None,
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._guard(verb, handler.unary_unary),  # type: ignore[arg-type]
-            handler.request_deserializer,
+            self._guard(verb, handler),
+            None,
             handler.response_serializer,
         )
 
+    # Both get the request as bytes: it is not even parsed before the caller is known.
+
     def _guard(
-        self, verb: Verb | None, behaviour: Callable[[object, object], Awaitable[object]]
-    ) -> Callable[[object, grpc.aio.ServicerContext[object, object]], Awaitable[object]]:
-        async def guarded(
-            request: object, context: grpc.aio.ServicerContext[object, object]
-        ) -> object:
+        self, verb: Verb | None, handler: _Handler
+    ) -> Callable[[bytes, _Context], Awaitable[object]]:
+        behaviour = cast("Callable[[object, object], Awaitable[object]]", handler.unary_unary)
+
+        async def guarded(data: bytes, context: _Context) -> object:
             try:
                 self._admit(verb, context)
-                return await behaviour(request, context)
+                return await behaviour(_parse(handler, data), context)
             except Exception as error:
                 await _abort(context, verb, error)
                 raise  # not reached: abort raises
@@ -94,15 +100,16 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return guarded
 
     def _guard_stream(
-        self, verb: Verb | None, behaviour: Callable[[object, object], AsyncIterator[object]]
-    ) -> Callable[[object, grpc.aio.ServicerContext[object, object]], AsyncIterator[object]]:
-        async def guarded(
-            request: object, context: grpc.aio.ServicerContext[object, object]
-        ) -> AsyncIterator[object]:
+        self, verb: Verb | None, handler: _Handler
+    ) -> Callable[[bytes, _Context], AsyncIterator[object]]:
+        behaviour = cast("Callable[[object, object], AsyncIterator[object]]", handler.unary_stream)
+
+        async def guarded(data: bytes, context: _Context) -> AsyncIterator[object]:
             try:
                 self._admit(verb, context)
-                async for response in behaviour(request, context):
-                    yield response
+                async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
+                    async for response in responses:
+                        yield response
             except Exception as error:  # noqa: BLE001 - the RPC's boundary
                 await _abort(context, verb, error)
 
@@ -122,9 +129,18 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
 
 
-async def _abort(
-    context: grpc.aio.ServicerContext[object, object], verb: Verb | None, error: Exception
-) -> None:
+def _parse(handler: _Handler, data: bytes) -> object:
+    parse = cast("Callable[[bytes], object]", handler.request_deserializer)
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise invalid(
+            "cannot read the request: it is no message of this method",
+            "send what proto/service.proto describes",
+        ) from error
+
+
+async def _abort(context: _Context, verb: Verb | None, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, JobError):

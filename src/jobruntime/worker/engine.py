@@ -201,9 +201,12 @@ class LocalWorker(Worker):
 
     async def _retire_job(self, job: LiveJob) -> None:
         job_id = job.record.job_id
-        await self._threads.in_index(lambda: self._catalogue.mark_ended(job_id))
-        self._live.pop(job_id, None)
-        self._tail.wake(self._log_path(job_id))
+        try:
+            await self._threads.in_index(lambda: self._catalogue.mark_ended(job_id))
+        finally:
+            # Also where the catalogue could not be written: it is only an index.
+            self._live.pop(job_id, None)
+            self._tail.wake(self._log_path(job_id))
 
     # -- recovery
 
@@ -312,6 +315,9 @@ class LocalWorker(Worker):
         return f"{self._instance.jobs_dir}/{job_id}/{LOG_FILE}"
 
     async def _resolve(self, reference: str, owner: str | None) -> str:
+        live = self._live.get(reference)
+        if live is not None and owner in (None, live.record.owner):
+            return reference
         found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner))
         matches = [match for match in found if match.job_id not in self._starter.starting]
         if not matches:
@@ -355,7 +361,7 @@ async def _reporting(work: Coroutine[None, None, None]) -> None:
     # The boundary of a task that nobody awaits: what it meets must not vanish.
     try:
         await work
-    except (JobError, OSError) as error:
+    except Exception as error:  # noqa: BLE001
         _logger.error("%s", error)
 
 

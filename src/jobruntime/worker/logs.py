@@ -27,6 +27,7 @@ from ..model.state import State
 from .api import LogBatch
 
 _BLOCK_BYTES: Final = FRAME_HEADER.size + MAX_DATA_BYTES
+_MAX_POSITION: Final = 1 << 62  # far beyond any file, and every number fits the API's
 _CURSOR_VERSION: Final = "1"
 
 
@@ -53,7 +54,7 @@ def parse_cursor(cursor: str) -> Position:
     numbers = [int(word) for word in words if word.isascii() and word.isdigit()]
     if version != _CURSOR_VERSION or len(words) != 4 or len(numbers) != 4:
         raise bad_cursor(cursor)
-    if not len(FILE_HEADER) <= numbers[0] < 1 << 62:
+    if numbers[0] < len(FILE_HEADER) or sum(numbers) >= _MAX_POSITION:
         raise bad_cursor(cursor)
     return Position(numbers[0], Totals(*numbers[1:]))
 

@@ -56,6 +56,13 @@ class Owners:
                 "ask the operator to enlarge uid_count in jobd.toml",
             )
         table = self._table | {owner: free}
-        replace_json(_FILE, dict(table), self._directory, sync=True)
+        try:
+            replace_json(_FILE, dict(table), self._directory, sync=True)
+        except OSError as error:
+            raise JobError(
+                Reason.RESOURCE_EXHAUSTED,
+                f"cannot start a job: its owner's new uid can't be recorded: {error.strerror}",
+                "free disk space on the server's host",
+            ) from error
         self._table = table
         return free

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import os
 import socket
+import sqlite3
 import time
 import uuid
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from .spawner import Spawner, wait_readable
 from .start_errors import start_error
 from .store import JobDirectory, JobRecord, encode_order
 from .threads import Threads
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +118,19 @@ class Starter:
         adding = asyncio.ensure_future(self._threads.in_index(lambda: self._catalogue.add(record)))
         try:
             progress = _started(await _receive(keeper), record.spec)
-            await adding
-            return progress
         except BaseException:
             await asyncio.wait({adding})
-            await self._threads.in_index(lambda: self._catalogue.remove(record.job_id))
+            with contextlib.suppress(sqlite3.Error):  # recovery forgets what has no directory
+                await self._threads.in_index(lambda: self._catalogue.remove(record.job_id))
             raise
         finally:
             self.starting.discard(record.job_id)
+        try:
+            await adding
+        except sqlite3.Error as error:
+            # The job runs; the next recovery adds it. Until then it is found by its id.
+            _logger.error("cannot enter job %s into the catalogue: %s", record.job_id, error)
+        return progress
 
     async def sync(self, started: Started) -> None:
         """Bring the order to the disk, and leave the job's lock to its keeper alone."""
