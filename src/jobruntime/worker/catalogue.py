@@ -7,12 +7,15 @@ a commit does not wait for the disk. Used from one thread at a time.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
 from .store import JobRecord
+
+_logger = logging.getLogger(__name__)
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -44,30 +47,19 @@ class Catalogue:
 
     def __init__(self, path: str) -> None:
         """Open or make the catalogue at `path`; a damaged one or another version's starts empty."""
-        self._path = path
         try:
-            self._db = self._open()
+            self._db = _open(path)
+        except sqlite3.OperationalError as error:
+            # A full disk must not keep the server away: this once the index is in memory, and
+            # recovery fills it from the jobs' directories.
+            _logger.warning("keeping the catalogue in memory: cannot write %s: %s", path, error)
+            self._db = _open(":memory:")
         except sqlite3.DatabaseError:
             # It is only an index: the next recovery fills it again from the jobs' directories.
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path + suffix)
-            self._db = self._open()
-
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=OFF")
-        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            db.close()
-            raise sqlite3.DatabaseError(found)
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
-            db.execute("DROP TABLE IF EXISTS jobs")
-        db.executescript(_SCHEMA)
-        db.execute(f"PRAGMA user_version={_VERSION}")
-        return db
+            self._db = _open(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -143,3 +135,19 @@ class Catalogue:
             "SELECT 1 FROM jobs WHERE name = ? AND owner = ? AND ended = 0", (name, owner)
         ).fetchone()
         return row is not None
+
+
+def _open(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=OFF")
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        db.close()
+        raise sqlite3.DatabaseError(found)
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _VERSION):
+        db.execute("DROP TABLE IF EXISTS jobs")
+    db.executescript(_SCHEMA)
+    db.execute(f"PRAGMA user_version={_VERSION}")
+    return db

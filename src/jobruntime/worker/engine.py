@@ -289,7 +289,9 @@ class LocalWorker(Worker):
         path = self._log_path(job_id)
         reader = self._open_log(path, cursor)
         with contextlib.closing(reader), contextlib.ExitStack() as stack:
-            await reader.check_start(cursor)
+            course_now = progress()
+            ended = course_now is not None and course_now.state is State.TERMINATED
+            await reader.check_start(cursor, ended=ended)
             changed = stack.enter_context(self._tail.following(path)) if follow and live else None
             async for batch in read_log(reader, progress, changed):
                 yield batch

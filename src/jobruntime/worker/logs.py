@@ -80,7 +80,7 @@ class LogReader:
         """Close the file."""
         os.close(self._fd)
 
-    async def check_start(self, cursor: str) -> None:
+    async def check_start(self, cursor: str, *, ended: bool) -> None:
         """Refuse a file of another format, and a start that is not between two frames.
 
         Raises JobError (LOG_UNREADABLE, CURSOR_INVALID).
@@ -96,8 +96,8 @@ class LogReader:
         try:
             if self.position.offset > size:
                 raise FrameError("behind the end")
-            if header:
-                frame_length(memoryview(header))
+            if header and frame_length(memoryview(header)) is None and ended:
+                raise FrameError("in the middle of the last frame")
         except FrameError:
             raise bad_cursor(cursor) from None
 
