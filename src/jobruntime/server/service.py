@@ -36,7 +36,6 @@ class JobService(service_pb2_grpc.JobServiceServicer):
     async def Stop(self, request: pb.StopRequest, context: object) -> pb.StopResponse:
         """Stop a job and answer once nothing of it lives."""
         caller = current_caller()
-        _logger.info("%s stops job %.64r", caller.principal.name, request.job)
         status = await self._worker.stop(
             _reference(request.job),
             by=caller.principal.name,
@@ -44,6 +43,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
             signo=request.signal if request.HasField("signal") else None,
             grace_ms=request.grace_ms if request.HasField("grace_ms") else None,
         )
+        _logger.info("%s stopped job %s", caller.principal.name, status.job_id)
         return pb.StopResponse(status=status_to_proto(status))
 
     async def Status(self, request: pb.StatusRequest, context: object) -> pb.StatusResponse:
