@@ -99,7 +99,12 @@ async def _settle_locked(
     job_id: str,
     sweep: Callable[[str], Awaitable[None]],
 ) -> Settled:
-    record = directory.read_record()
+    try:
+        record = directory.read_record()
+    except ValueError:
+        if directory.has_run():
+            raise
+        record = None  # the server died while it wrote the order, which it then never gave
     outcome = directory.read_outcome() or directory.recover_outcome()
     if outcome is None or _has_leftovers(instance, job_id):
         await sweep(job_id)
