@@ -73,6 +73,7 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
 def run(args: Namespace, settings: Settings) -> Exit:
     """Print the log; raises Failure."""
     from jobruntime.rpc.gen import service_pb2 as pb
+    from jobruntime.rpc.memory import keep_large_blocks
 
     request = pb.LogsRequest(job=exact(args.job), follow=not args.no_follow)
     sink: Sink
@@ -82,6 +83,7 @@ def run(args: Namespace, settings: Settings) -> Exit:
         from .lines import JsonLines
 
         sink = JsonSink(JsonLines())
+    keep_large_blocks()
     end_with_stdout()
     reader = Reader(settings, request, sink, args.retry_for)
     try:

@@ -16,6 +16,7 @@ from typing import Final
 from jobruntime.model.access import DEFAULT_POLICY
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.gen import service_pb2_grpc
+from jobruntime.rpc.memory import keep_large_blocks
 from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
 from jobruntime.worker import LocalWorker, Settings
 
@@ -56,6 +57,7 @@ async def serve(config: Config) -> None:
 
     Raises JobError: CONFIG_INVALID, INSTANCE_IN_USE, SPAWNER_UNAVAILABLE.
     """
+    keep_large_blocks()
     _raise_open_files()
     credentials = server_credentials(config.tls.cert, config.tls.key, config.tls.ca)
     requests: asyncio.Queue[int] = asyncio.Queue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import mmap
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from .api import LogBatch
 
 _BLOCK_BYTES: Final = FRAME_HEADER.size + MAX_DATA_BYTES
 _MAX_POSITION: Final = 1 << 62  # far beyond any file, and every number fits the API's
+_shared: Final = memoryview(mmap.mmap(-1, _BLOCK_BYTES))
+"""What all readers read into: nothing awaits between a read and the parsing of it, and a buffer
+made for each block would cost more than the reading (a page fault for every 4 KiB)."""
 _CURSOR_VERSION: Final = "1"
 
 
@@ -96,7 +100,7 @@ class LogReader:
         try:
             if self.position.offset > size:
                 raise FrameError("behind the end")
-            if header and frame_length(memoryview(header)) is None and ended:
+            if header and frame_length(header) is None and ended:
                 raise FrameError("in the middle of the last frame")
         except FrameError:
             raise bad_cursor(cursor) from None
@@ -124,21 +128,17 @@ class LogReader:
         self.position = Position(self.position.offset + end, _add(self.position.totals, entries))
         return LogBatch(tuple(entries), encode_cursor(self.position))
 
-    async def _pread(self, length: int, offset: int) -> bytearray:
-        buffer = bytearray(length)
+    async def _pread(self, length: int, offset: int) -> memoryview:
+        """Return up to `length` bytes, good until the caller next awaits anything."""
         try:
             # Out of the page cache it takes no time; RWF_NOWAIT refuses to wait for a disk.
-            count = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
+            if os.preadv(self._fd, [_shared[:length]], offset, os.RWF_NOWAIT) == length:
+                return _shared[:length]
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                 raise
-            count = 0
-        if count < length:
-            rest = memoryview(buffer)[count:]
-            count += await asyncio.to_thread(os.preadv, self._fd, [rest], offset + count)
-            rest.release()
-        del buffer[count:]
-        return buffer
+        block = await asyncio.to_thread(os.pread, self._fd, length, offset)
+        return memoryview(block)
 
 
 def _add(totals: Totals, entries: list[Entry]) -> Totals:
