@@ -40,6 +40,8 @@ class Zygote:
 
     def _fork(self) -> socket.socket:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gc.collect()
+        gc.freeze()  # what is here now is never visited again, so its pages stay shared
         if not os.fork():
             _run(self._site, its.detach())
         its.close()
@@ -74,8 +76,6 @@ def _run(site: Site, inbox: int) -> NoReturn:
         os.dup2(inbox, 3)
         os.closerange(4, 1 << 20)
         set_process_name("jobd-zygote")
-        gc.collect()
-        gc.freeze()  # what is here now is never visited again, so its pages stay shared
         _serve(site, socket.socket(fileno=3))
         code = 0
     except BaseException:  # noqa: BLE001 - the process ends here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -124,11 +125,18 @@ def kill(path: str) -> bool:
 
 def remove(path: str) -> None:
     """Remove the group and all below it; one that is gone is no error, a populated one EBUSY."""
+    try:
+        os.rmdir(path)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        # EBUSY stands for processes and for groups below alike: these the job made itself.
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            raise
     for directory, _, _ in os.walk(path, topdown=False):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.rmdir(directory)
-        except FileNotFoundError:
-            pass
 
 
 def is_delegated(path: str) -> bool:
