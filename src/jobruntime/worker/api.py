@@ -69,7 +69,8 @@ class Worker(ABC):
 
         `signo` and `grace_ms` take the place of the spec's; a grace of 0 kills at once.
 
-        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, KEEPER_UNREACHABLE.
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT; KEEPER_UNREACHABLE also
+        where the job has not ended long after it should have been killed.
         """
 
     @abstractmethod

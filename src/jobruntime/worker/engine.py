@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 _START_S: Final = 10.0
 _REACH_S: Final = 10.0
 _RECOVERIES: Final = 32
+_OVERDUE_S: Final = 30.0
 _logger = logging.getLogger(__name__)
 
 
@@ -271,9 +272,23 @@ class LocalWorker(Worker):
         if live := self._live.get(job_id):
             if await live.is_reachable(_REACH_S):
                 live.request_stop(by, signo, grace_ms)
-            await asyncio.shield(live.ended)
+            await self._wait_stopped(live, grace_ms)
             return live.status
         return status_of(*await self._look_up(job_id))
+
+    async def _wait_stopped(self, live: LiveJob, grace_ms: int | None) -> None:
+        grace_s = (live.record.spec.grace_ms if grace_ms is None else grace_ms) / 1000
+        try:
+            async with asyncio.timeout(grace_s + _OVERDUE_S):
+                await asyncio.shield(live.ended)
+        except TimeoutError as error:
+            raise JobError(
+                Reason.KEEPER_UNREACHABLE,
+                f"cannot tell the end of job {live.record.job_id}: {_OVERDUE_S:.0f} s after it "
+                "should have been killed it has not ended",
+                "the operator should look at the host: its processes hang in the kernel, or its "
+                "keeper is stopped (killing the keeper gives the job up as lost)",
+            ) from error
 
     async def logs(
         self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""
