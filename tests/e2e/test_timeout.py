@@ -55,6 +55,22 @@ def test_a_job_that_ends_in_time_did_not_time_out(alice: Client) -> None:
     assert (told["timed_out"], told["outcome"]) == (False, {"exit_code": 0})
 
 
+def test_a_timeout_and_a_grace_of_years_are_waited_for(alice: Client) -> None:
+    # poll(2) takes no more than 24 days; a keeper that gave it more would die at its first wait.
+    script = "trap 'echo told' TERM; echo ready; while :; do sleep 0.1; done"
+    with alice.api() as api:
+        job = api.start("sh", "-c", script, timeout_ms=3 * 365 * 86_400_000)
+        with alice.popen("logs", "--raw", job) as follower:
+            assert follower.stdout is not None
+            assert follower.stdout.readline() == b"ready\n"
+            with alice.popen("stop", "--grace", "400d", job) as stopping:
+                assert follower.stdout.readline() == b"told\n"
+                assert alice.status(job) == "stopping"
+                alice.stop(job, "--grace", "0")
+                assert stopping.wait(timeout=20) == 0
+        assert alice.status(job) == "stopped (signal: 9)"
+
+
 @pytest.mark.parametrize("text", ["0", "soon", "5", "-1s", "1w", "1s2"])
 def test_a_timeout_that_is_no_duration_is_a_usage_error(alice: Client, text: str) -> None:
     done = alice.run("start", "--timeout", text, "true")

@@ -37,6 +37,7 @@ from .prepare import discard, release
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
 _NS_PER_MS: Final = 1_000_000
+_LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
 _MAX_MESSAGE_BYTES: Final = 64 * 1024
 
 
@@ -82,7 +83,8 @@ class _Deadlines:
         if not moments:
             return None
         left = min(moments) - time.monotonic_ns()
-        return max(0, -(-left // _NS_PER_MS))  # rounded up: never early, never a busy loop
+        # Rounded up: never early, never a busy loop. poll(2) takes an int, about 24 days.
+        return min(max(0, -(-left // _NS_PER_MS)), _LONGEST_WAIT_MS)
 
 
 class Keeper:
