@@ -271,3 +271,19 @@ def test_the_spawner_shows_none_of_the_servers_environment(alice: Client) -> Non
         b"PATH=" + os.defpath.encode(),
     }
     assert status_fields(spawner)["NoNewPrivs"] == "1"
+
+
+def test_a_job_may_open_its_own_output_by_name(alice: Client) -> None:
+    job = alice.start("sh", "-c", "echo one > /dev/stdout; echo two > /dev/stderr; echo three")
+    done = alice.run("logs", "--raw", job)
+    assert (done.stdout, done.stderr) == (b"one\nthree\n", b"two\n")
+    assert alice.status(job) == "finished (exit code: 0)"
+
+
+def test_a_job_that_reads_its_own_output_does_not_hang_its_keeper(alice: Client) -> None:
+    script = (
+        "timeout 1 cat /proc/self/fd/1 >/dev/null & for i in $(seq 500); do echo $i; done; wait"
+    )
+    job = alice.start("sh", "-c", f"{script}; exit 0")
+    alice.logs_raw(job)
+    assert alice.status(job) == "finished (exit code: 0)"

@@ -63,7 +63,7 @@ class Capture:
     def read_once(self, stream: Stream, pipe: int) -> bool:
         """Take one read of `pipe` into the log; return False at its end of file.
 
-        Raises BlockingIOError where a non-blocking pipe is empty.
+        Raises BlockingIOError where the pipe, which is non-blocking, is empty.
         """
         length = os.readv(pipe, [self._data])
         if not length:
@@ -82,7 +82,6 @@ class Capture:
         """
         deadline = time.monotonic() + _DRAIN_S
         for pipe, stream in pipes.items():
-            os.set_blocking(pipe, False)
             with contextlib.suppress(BlockingIOError):
                 while self.read_once(stream, pipe) and time.monotonic() < deadline:
                     pass

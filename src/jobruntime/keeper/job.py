@@ -257,7 +257,11 @@ class Keeper:
     # -- output
 
     def _on_output(self, pipe: int) -> None:
-        if not self._capture.read_once(self._pipes[pipe], pipe):
+        try:
+            more = self._capture.read_once(self._pipes[pipe], pipe)
+        except BlockingIOError:
+            return  # the job has read it itself, through /dev/stdout
+        if not more:
             self._poll.unregister(pipe)
             del self._pipes[pipe]
             os.close(pipe)

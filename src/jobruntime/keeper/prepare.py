@@ -95,7 +95,8 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
         undo.callback(os.unlink, paths.control)
         undo.callback(control.close)
     with _step(Step.STDIO):
-        ends = [end for _ in range(3) for end in _make_pipe(undo)]
+        ends = [*_make_output(order.uid, undo), *_make_output(order.uid, undo)]
+        ends += _make_pipe(undo)
     return Files(
         reply=reply,
         directory=order.directory,
@@ -152,6 +153,16 @@ def _make_group(path: str, undo: contextlib.ExitStack) -> tuple[int, int]:
     events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
     undo.callback(os.close, events)
     return procs, events
+
+
+def _make_output(uid: int | None, undo: contextlib.ExitStack) -> tuple[int, int]:
+    reader, writer = _make_pipe(undo)
+    # So that the job may open /dev/stdout. Then it may also read what it wrote, before the keeper
+    # does, which must not block the keeper.
+    if uid is not None:
+        os.fchown(writer, uid, uid)
+    os.set_blocking(reader, False)
+    return reader, writer
 
 
 def _make_pipe(undo: contextlib.ExitStack) -> tuple[int, int]:

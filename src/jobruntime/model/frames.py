@@ -93,7 +93,7 @@ def frame_length(block: memoryview) -> int | None:
     return FRAME_HEADER.size + int(length)
 
 
-def parse_frames(block: bytes | memoryview) -> Iterator[tuple[int, Entry]]:
+def parse_frames(block: bytes | bytearray | memoryview) -> Iterator[tuple[int, Entry]]:
     """Yield the whole frames in `block`, each with the position behind it; a cut last one is left.
 
     Raises FrameError where a frame should start and none does.
