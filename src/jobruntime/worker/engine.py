@@ -35,6 +35,7 @@ _T = TypeVar("_T")
 _START_S: Final = 10.0
 _REACH_S: Final = 10.0
 _RECOVERIES: Final = 32
+_ANSWER_S: Final = 45.0
 _OVERDUE_S: Final = 30.0
 _logger = logging.getLogger(__name__)
 
@@ -139,7 +140,15 @@ class LocalWorker(Worker):
         starting = asyncio.ensure_future(self._start(spec, owner))
         self._starts.add(starting)
         starting.add_done_callback(self._forget_start)
-        return await asyncio.shield(starting)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await asyncio.shield(starting)
+        except TimeoutError as error:
+            raise JobError(
+                Reason.SPAWNER_UNAVAILABLE,
+                f"cannot tell whether the job has started: no word of it for {_ANSWER_S:.0f} s",
+                "try again with the same request id; the operator should look at the spawner",
+            ) from error
 
     def _forget_start(self, starting: asyncio.Future[str]) -> None:
         self._starts.discard(starting)
