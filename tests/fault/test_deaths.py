@@ -251,3 +251,18 @@ def test_all_killed_at_once_leaves_nothing_behind(instance: Instance, alice: Cli
     assert alice.status(done) == "finished (exit code: 5)"
     assert_nothing_lives(instance, *jobs)
     assert alice.start("true")
+
+
+def test_a_job_whose_keeper_hangs_is_killed_all_the_same(instance: Instance, alice: Client) -> None:
+    job = alice.start("sleep", "600")
+    keeper = instance.keeper_of(job)
+    assert keeper is not None
+    os.kill(keeper, signal.SIGSTOP)
+    refused = alice.run("stop", "--grace", "0", job)
+    assert refused.returncode == 1
+    assert b"its keeper says nothing" in refused.stderr
+    # The payload is dead, if not reaped: that its keeper still has to do.
+    assert all(not Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(job))
+    os.kill(keeper, signal.SIGCONT)
+    alice.stop(job)
+    assert alice.status(job) == "stopped (signal: 9)"

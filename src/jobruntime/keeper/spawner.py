@@ -28,7 +28,7 @@ from ..linux.processes import set_process_name
 from ..model.protocol import SPAWNER_SOCKET, Failure, Step, StepError, greeting
 from .order import Site, checked_job_id, read_order
 from .prepare import close_copies, discard, prepare
-from .zygote import Zygote, tell_failure
+from .zygote import Zygote, tell, tell_failure
 
 _SOFT_NOFILE: Final = 1024  # what select(2) can bear; a job that wants more raises it (systemd)
 _IDLE_MS: Final = 30_000
@@ -169,6 +169,8 @@ class _Spawner:
                 self._start(message, fds)
             case "sweep" if len(fds) == 1:
                 self._sweep(message, fds[0])
+            case "kill" if len(fds) == 1:
+                self._kill(message, fds[0])
             case op:
                 _complain(f"unknown request {op!r}")
 
@@ -185,6 +187,16 @@ class _Spawner:
             discard(job)
             tell_failure(reply, Failure(Step.FORK, error.errno or 0))
         close_copies(job)
+
+    def _kill(self, message: dict[str, object], reply: int) -> None:
+        try:
+            path = f"{self._site.cgroup_root}/jobs/{checked_job_id(message.get('id'))}"
+            cgroup.kill(path)
+            tell(reply, {"killed": True})
+        except StepError as error:
+            tell_failure(reply, error.failure)
+        except OSError as error:
+            tell_failure(reply, Failure(Step.CGROUP, error.errno or 0))
 
     def _sweep(self, message: dict[str, object], reply: int) -> None:
         try:

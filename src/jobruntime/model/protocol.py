@@ -2,6 +2,7 @@
 
     jobd -> spawner    {"op": "start", "id", "uid", "gid"}   fds: reply socket, job directory, spec
                        {"op": "sweep", "id"}                 fds: reply socket
+                       {"op": "kill", "id"}                  fds: reply socket
                        {"op": "retire"}
     spawner -> jobd    {"hello": greeting, "pid"}            first, on every connection
     keeper -> jobd     {"started": progress} | {"failed": failure}, then {"progress": progress} ...,

@@ -36,7 +36,7 @@ _START_S: Final = 10.0
 _REACH_S: Final = 10.0
 _RECOVERIES: Final = 32
 _ANSWER_S: Final = 45.0
-_OVERDUE_S: Final = 30.0
+_OVERDUE_S: Final = 5.0
 _logger = logging.getLogger(__name__)
 
 
@@ -286,18 +286,19 @@ class LocalWorker(Worker):
         return status_of(*await self._look_up(job_id))
 
     async def _wait_stopped(self, live: LiveJob, grace_ms: int | None) -> None:
+        job_id = live.record.job_id
         grace_s = (live.record.spec.grace_ms if grace_ms is None else grace_ms) / 1000
-        try:
-            async with asyncio.timeout(grace_s + _OVERDUE_S):
-                await asyncio.shield(live.ended)
-        except TimeoutError as error:
+        if await live.ends_within(grace_s + _OVERDUE_S):
+            return
+        # Its keeper should have killed it by now; whatever keeps it from that, the job ends.
+        await self._starter.kill(job_id)
+        if not await live.ends_within(_OVERDUE_S):
             raise JobError(
                 Reason.KEEPER_UNREACHABLE,
-                f"cannot tell the end of job {live.record.job_id}: {_OVERDUE_S:.0f} s after it "
-                "should have been killed it has not ended",
+                f"cannot tell the end of job {job_id}: it was killed, and its keeper says nothing",
                 "the operator should look at the host: its processes hang in the kernel, or its "
                 "keeper is stopped (killing the keeper gives the job up as lost)",
-            ) from error
+            )
 
     async def logs(
         self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""

@@ -59,6 +59,11 @@ class LiveJob:
                 await self._attached.wait()
         return not self.ended.done()
 
+    async def ends_within(self, timeout_s: float) -> bool:
+        """Return whether the job has ended, waiting so long for it."""
+        await asyncio.wait({self.ended}, timeout=timeout_s)
+        return self.ended.done()
+
     def finish(self, progress: Progress) -> None:
         """Take the job's end, from its keeper or from the files."""
         self.detach()

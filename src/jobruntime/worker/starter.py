@@ -141,17 +141,27 @@ class Starter:
         finally:
             started.directory.close()
 
+    async def kill(self, job_id: str) -> None:
+        """Kill all processes of a job whose keeper does not; nothing happens without a cgroup.
+
+        Raises JobError (SPAWNER_UNAVAILABLE).
+        """
+        if self._instance.cgroup_root is not None:
+            await self._ask({"op": "kill", "id": job_id})
+
+    async def _ask(self, message: dict[str, object]) -> dict[str, object]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours:
+            with theirs:
+                await self._spawner.send(message, (theirs.fileno(),))
+            return await _receive(ours)
+
     async def sweep(self, job_id: str) -> None:
         """End what is left of a job whose keeper is gone; the caller holds the job's lock.
 
         Raises JobError: INTERNAL where its processes do not die, SPAWNER_UNAVAILABLE.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                await self._spawner.send({"op": "sweep", "id": job_id}, (theirs.fileno(),))
-            message = await _receive(ours)
-        if "swept" not in message:
+        if "swept" not in await self._ask({"op": "sweep", "id": job_id}):
             raise JobError(
                 Reason.INTERNAL,
                 f"cannot end what is left of job {job_id}: its processes do not die",
