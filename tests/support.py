@@ -85,7 +85,7 @@ def jobd(*args: str | Path, home: Path, timeout: float = 60) -> subprocess.Compl
 
 
 def _environment(home: Path) -> dict[str, str]:
-    kept = {key: os.environ[key] for key in ("PATH", "XDG_RUNTIME_DIR") if key in os.environ}
+    kept = {key: os.environ[key] for key in ("PATH",) if key in os.environ}
     return kept | {"HOME": str(home), "LANG": "C.UTF-8"}
 
 
@@ -495,8 +495,7 @@ class Instance:
             return self.config.runtime_dir
         if IS_ROOT:
             return Path("/run/jobd", self.tag)
-        base = os.environ.get("XDG_RUNTIME_DIR")
-        return Path(base, "jobd", self.tag) if base else Path(f"/tmp/jobd-{os.geteuid()}", self.tag)
+        return self.config.state_dir / "run"
 
     @property
     def cgroup_root(self) -> Path | None:

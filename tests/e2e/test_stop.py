@@ -240,3 +240,15 @@ def test_a_stop_with_a_bad_signal_or_grace_is_refused_and_leaves_the_job_alone(
             assert re.match("cannot ", refusal.message)
         assert api.status(job).state == pb.JOB_STATE_RUNNING
         api.stop(job, grace_ms=0)
+
+
+def test_what_a_handler_starts_to_clean_up_is_left_alone(alice: Client) -> None:
+    script = 'trap "sleep 0.3; echo cleaned rc=\\$?; exit 0" TERM; echo ready; sleep 600 & wait'
+    with alice.api() as api:
+        jobs = [api.start("sh", "-c", script) for _ in range(5)]
+        for job in jobs:
+            with alice.popen("logs", "--raw", job) as follower:
+                assert follower.stdout is not None
+                assert follower.stdout.readline() == b"ready\n"
+                assert api.stop(job).outcome.exit_code == 0
+                assert follower.stdout.read() == b"cleaned rc=0\n"

@@ -80,7 +80,7 @@ def _bad_server_certificate(settings: Settings, error: ssl.SSLCertVerificationEr
         return _unreachable(
             settings,
             f"the server's certificate is not for {host}",
-            "use a name that it is for, or make one with this name: jobd init --san",
+            "use a name that it is for, or renew it with this one (docs/certificates.md)",
         )
     if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
         return _unreachable(

@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from ..linux import cgroup
-from ..linux.processes import signal_each
+from ..linux.processes import kill_each
 from ..model.protocol import KEEPER_SOCKETS, Failure, Step, StepError
 from .order import Site
 
@@ -36,7 +36,7 @@ def _kill_group(path: str) -> None:
     if not cgroup.kill(path):
         # No cgroup.kill here: one by one, again for those that were forked meanwhile.
         while not cgroup.wait_empty(path, 0):
-            signal_each(9, lambda: cgroup.member_pids(path), lambda pid: cgroup.holds(path, pid))
+            kill_each(lambda: cgroup.member_pids(path), lambda pid: cgroup.holds(path, pid))
     if not cgroup.wait_empty(path, _WAIT_S):
         raise TimeoutError(errno.ETIMEDOUT, "processes do not die")
     cgroup.remove(path)

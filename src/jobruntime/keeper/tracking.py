@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from abc import ABC, abstractmethod
 
 from ..linux import cgroup, processes
@@ -28,13 +27,15 @@ class Tracker(ABC):
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether none is left; `childless` is whether the keeper has no child any more."""
 
-    def signal_all(self, signo: int, leader: int = 0) -> None:
-        """Send `signo` to each process of the job once.
+    def signal_all(self, signo: int, leader: int) -> None:
+        """Send `signo` once to each process that the job has now.
 
-        To the leader first: a shell that sees its child die of the signal before it has its own
-        would end with an exit code of its making (143), and not by the signal.
+        Not to those that are forked afterwards: what a handler of this signal starts, to clean up,
+        is to be left alone. To the leader first: a shell that sees its child die of the signal
+        before it has its own would end with an exit code of its making (143).
         """
-        processes.signal_each(signo, self.members, self.belongs, leader)
+        pids = sorted(self.members(), key=lambda pid: (pid != leader, pid))
+        processes.signal_each(signo, pids, self.belongs)
 
 
 class CgroupTracker(Tracker):
@@ -56,7 +57,15 @@ class CgroupTracker(Tracker):
     def kill_all(self) -> None:
         """Kill the group; on a kernel without cgroup.kill each member, as often as it takes."""
         if not cgroup.kill(self._path):
-            self.signal_all(signal.SIGKILL)
+            processes.kill_each(self.members, self.belongs)
+
+    def signal_all(self, signo: int, leader: int) -> None:
+        """Send `signo` to each process, all of them held still while it is done.
+
+        So none is missed that is forked meanwhile, and no handler runs before the last has it.
+        """
+        with cgroup.frozen(self._path, self._events):
+            super().signal_all(signo, leader)
 
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether the group has no process that still runs."""
@@ -80,7 +89,7 @@ class SubreaperTracker(Tracker):
 
     def kill_all(self) -> None:
         """Kill every descendant; what they forked meanwhile is met at the next call."""
-        self.signal_all(signal.SIGKILL)
+        processes.kill_each(self.members, self.belongs)
 
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether the keeper has no child: orphans end with it, so no descendant either."""

@@ -15,7 +15,8 @@ _MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 def make_private_directory(path: str, mode: int = 0o700) -> None:
     """Make `path` (and missing parents) with `mode`; an existing one must be the caller's own.
 
-    Raises PermissionError where it belongs to somebody else: he could swap what is in it.
+    Raises PermissionError where it belongs to somebody else, who could swap what is in it, and
+    where it is open to others and has something in it: it may be anybody's, /srv or /run, say.
     """
     os.makedirs(path, mode=0o755, exist_ok=True)
     about = os.stat(path, follow_symlinks=False)
@@ -23,7 +24,12 @@ def make_private_directory(path: str, mode: int = 0o700) -> None:
         raise PermissionError(
             errno.EPERM, f"{path} is not a directory of user {os.geteuid()}'s own", path
         )
-    if stat.S_IMODE(about.st_mode) != mode:
+    found = stat.S_IMODE(about.st_mode)
+    if found & ~mode and os.listdir(path):
+        raise PermissionError(
+            errno.EPERM, f"it is there with mode {found:04o}, open to others, and not empty", path
+        )
+    if found != mode:
         os.chmod(path, mode)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 PF_FORKNOEXEC: Final = 0x40
@@ -47,20 +47,23 @@ def signal_verified(pid: int, signo: int, belongs: Callable[[int], bool]) -> Non
         os.close(fd)
 
 
-def signal_each(
-    signo: int, members: Callable[[], set[int]], belongs: Callable[[int], bool], first: int = 0
-) -> None:
-    """Send `signo` once to every member, `first` first, also to those that are forked meanwhile.
+def signal_each(signo: int, pids: Iterable[int], belongs: Callable[[int], bool]) -> None:
+    """Send `signo` to each of `pids` that still `belongs`, in their order."""
+    for pid in pids:
+        signal_verified(pid, signo, belongs)
 
-    Bounded: what forks faster than it can be signalled is left to the kill at the end of the grace.
+
+def kill_each(members: Callable[[], set[int]], belongs: Callable[[int], bool]) -> None:
+    """Send SIGKILL to every member, also to those that are forked meanwhile.
+
+    Bounded: to be called again while any is left.
     """
     done: set[int] = set()
     for _ in range(16):
         fresh = members() - done
         if not fresh:
             return
-        for pid in sorted(fresh, key=lambda pid: (pid != first, pid)):
-            signal_verified(pid, signo, belongs)
+        signal_each(signal.SIGKILL, fresh, belongs)
         done |= fresh
 
 

@@ -21,7 +21,12 @@ _DEFAULT_DAYS = 365
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands and flags of `jobd cert`."""
     commands = parser.add_subparsers(dest="cert_command", required=True, metavar="COMMAND")
-    issue = commands.add_parser("issue", help="make a user's certificate")
+    issue = commands.add_parser(
+        "issue",
+        help="make a user's certificate",
+        description="Make a certificate and a key for one user, in DIR/pki/clients.",
+        epilog="example: jobd cert issue alice --role user --dir ~/jobs",
+    )
     issue.add_argument("name", metavar="NAME", help="the user's name (CN)")
     issue.add_argument(
         "--role",

@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_address,
         default=DEFAULT_LISTEN,
         metavar="HOST:PORT",
-        help="where the server will listen (default: %(default)s)",
+        help="where the server will listen (default: %(default)s); 0.0.0.0:7443 for other hosts, "
+        "with --san",
     )
     parser.add_argument(
         "--san",

@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     stop = commands.add_parser(
         "stop",
         help="end a server",
-        description="End the server of an instance and wait until it is gone.",
+        description="End the server of an instance and wait until it is gone. Where none runs, "
+        "that is no error; --jobs then ends the jobs all the same.",
     )
     stop.add_argument("--config", required=True, metavar="FILE", help="the instance's jobd.toml")
     stop.add_argument(
@@ -65,7 +66,15 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     # Their flags are cheap to load; what they run is not, and is loaded by them.
     from . import cert, init_instance
 
-    init = commands.add_parser("init", help="make certificates and a configuration")
+    init = commands.add_parser(
+        "init",
+        help="make certificates and a configuration",
+        description="Make an instance: a CA, the certificates of the server and of one "
+        "administrator, and jobd.toml.",
+        epilog="examples:\n  jobd init --dir ~/jobs\n  jobd init --dir /srv/jobs "
+        "--listen 0.0.0.0:7443 --san jobs.example.org",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     init_instance.add_arguments(init)
     init.set_defaults(module="init_instance")
     issue = commands.add_parser("cert", help="make users' certificates")

@@ -170,6 +170,7 @@ class LocalWorker(Worker):
                 )
             started = await self._starter.start(spec, owner)
             self._adopt(started.record, started.progress, started.keeper)
+            self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
             self._reservations.keep(owner, spec, started.record.job_id)
             return started.record.job_id
@@ -203,7 +204,16 @@ class LocalWorker(Worker):
         self._run_task(self._settle_live(job))
 
     async def _settle_live(self, job: LiveJob) -> None:
-        settled = await settle(self._instance, job.record.job_id, self._starter.sweep)
+        pause_s = 1.0
+        while True:
+            try:
+                settled = await settle(self._instance, job.record.job_id, self._starter.sweep)
+                break
+            except (JobError, OSError, ValueError) as error:
+                # Without an end it would be told as running for ever.
+                _logger.error("cannot tell what became of job %s: %s", job.record.job_id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 60.0)
         if settled.keeper is not None:
             job.attach(settled.keeper)
         elif settled.progress is not None:

@@ -33,6 +33,8 @@ class Instance:
     cgroup_root: str | None
     uids: range
     lock: int
+    owns_runtime_dir: bool = True
+    """It was not configured, so it goes when nothing is in it any more."""
 
     @property
     def jobs_dir(self) -> str:
@@ -66,6 +68,7 @@ def open_instance(settings: Settings) -> Instance:
             cgroup_root=_make_cgroups(settings, state_dir),
             uids=uids,
             lock=lock,
+            owns_runtime_dir=settings.runtime_dir is None,
         )
     except BaseException:
         _release(state_dir, lock)
@@ -129,22 +132,17 @@ def _make_runtime_dir(settings: Settings, state_dir: str) -> str:
     tag = instance_tag(state_dir)
     path = settings.runtime_dir
     try:
-        if path is None:
-            path = f"{_runtime_base()}/{tag}"
+        if path is None and os.geteuid() == 0:
+            make_private_directory("/run/jobd", 0o711)
+            path = f"/run/jobd/{tag}"
+        elif path is None:
+            # Not XDG_RUNTIME_DIR: another login has another one, or none, and logging out removes
+            # it, while the jobs go on.
+            path = f"{state_dir}/run"
         make_private_directory(path)
         make_private_directory(f"{path}/{KEEPER_SOCKETS}")
     except OSError as error:
         raise _unusable("runtime directory", path or "", error) from error
-    return path
-
-
-def _runtime_base() -> str:
-    if os.geteuid() == 0:
-        make_private_directory("/run/jobd", 0o711)
-        return "/run/jobd"
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    path = f"{base}/jobd" if base else f"/tmp/jobd-{os.geteuid()}"  # noqa: S108 - checked: ours, 0700
-    make_private_directory(path)
     return path
 
 
@@ -224,7 +222,8 @@ def remove_places(instance: Instance) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{runtime}/{name}")
         os.rmdir(f"{runtime}/{KEEPER_SOCKETS}")
-        os.rmdir(runtime)
+        if instance.owns_runtime_dir:
+            os.rmdir(runtime)
     if instance.cgroup_root is None:
         return
     with contextlib.suppress(OSError):
@@ -238,5 +237,5 @@ def _unusable(what: str, path: str, error: OSError) -> JobError:
     return JobError(
         Reason.CONFIG_INVALID,
         f"cannot use the {what} {path}: {error.strerror}",
-        "make it a directory of the server's own user, or configure another one",
+        "give it a directory of the server's own user that has mode 0700 or is empty",
     )

@@ -14,7 +14,7 @@ class Settings:
 
     state_dir: str
     runtime_dir: str | None = None
-    """For sockets; None: below /run, XDG_RUNTIME_DIR or the temporary directory."""
+    """For sockets; None: below /run/jobd as root, else inside the state directory."""
     work_dir: str | None = None
     """Where each job gets a writable directory of its own; None: inside the state directory, or
     for jobs with a uid of their own below /var/lib/jobd, because they must be able to reach it."""

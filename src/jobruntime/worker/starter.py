@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -58,14 +59,24 @@ class Starter:
         self._spawner = spawner
         self._boot_id = boot_id()
         self.starting: set[str] = set()
-        """Ids of the starts under way: in the catalogue perhaps, but not jobs yet."""
+        """Ids of the starts under way: in the catalogue perhaps, but not jobs yet. Whoever takes a
+        started job over removes its id."""
 
     async def start(self, spec: JobSpec, owner: str) -> Started:
         """Start a job for `owner`; raises JobError as Worker.start does."""
         record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id)
-        uid = self._owners.known_uid(owner)
+        # Held there until the caller has taken it over: no look-up may meet it before.
+        self.starting.add(record.job_id)
+        try:
+            return await self._start(record)
+        except BaseException:
+            self.starting.discard(record.job_id)
+            raise
+
+    async def _start(self, record: JobRecord) -> Started:
+        uid = self._owners.known_uid(record.owner)
         if uid is None:
-            uid = await self._threads.in_index(lambda: self._owners.uid_of(owner))
+            uid = await self._threads.in_index(lambda: self._owners.uid_of(record.owner))
         for last in (False, True):
             directory = await self._threads.in_files(lambda: self._create_directory(record))
             try:
@@ -90,17 +101,20 @@ class Starter:
         try:
             return JobDirectory.create(self._instance.jobs_dir, record)
         except OSError as error:
-            raise JobError(
-                Reason.RESOURCE_EXHAUSTED,
-                f"cannot start the job: its record can't be written: {error.strerror}",
-                "free disk space on the server's host",
-            ) from error
+            raise _short_of("its record can't be written", error) from error
 
     async def _spawn(self, record: JobRecord, uid: int | None, directory: JobDirectory) -> Started:
-        ours, keepers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            order = _sealed_memfd(encode_order(record.spec))
+        except OSError as error:
+            raise _short_of("its order can't be given", error) from error
+        try:
+            ours, keepers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            os.close(order)
+            raise _short_of("its order can't be given", error) from error
         try:
             with keepers:
-                order = _sealed_memfd(encode_order(record.spec))
                 try:
                     message: dict[str, object] = {"op": "start", "id": record.job_id, "uid": uid}
                     await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
@@ -114,7 +128,6 @@ class Starter:
 
     async def _confirm(self, record: JobRecord, keeper: socket.socket) -> Progress:
         # While the job starts, it goes into the catalogue.
-        self.starting.add(record.job_id)
         adding = asyncio.ensure_future(self._threads.in_index(lambda: self._catalogue.add(record)))
         try:
             progress = _started(await _receive(keeper), record.spec)
@@ -123,8 +136,6 @@ class Starter:
             with contextlib.suppress(sqlite3.Error):  # recovery forgets what has no directory
                 await self._threads.in_index(lambda: self._catalogue.remove(record.job_id))
             raise
-        finally:
-            self.starting.discard(record.job_id)
         try:
             await adding
         except sqlite3.Error as error:
@@ -186,6 +197,15 @@ def _started(message: dict[str, object], spec: JobSpec) -> Progress:
     if not isinstance(started, dict):
         raise ConnectionError(f"the keeper said {message!r}")
     return parse_progress(started)
+
+
+def _short_of(what: str, error: OSError) -> JobError:
+    remedy = "free disk space on the server's host"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "the server is out of open files: end jobs, or raise its limit (ulimit -n)"
+    return JobError(
+        Reason.RESOURCE_EXHAUSTED, f"cannot start the job: {what}: {error.strerror}", remedy
+    )
 
 
 def _sealed_memfd(data: bytes) -> int:

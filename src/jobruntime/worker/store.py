@@ -54,7 +54,11 @@ class JobDirectory:
         """Make the directory of a new job, locked; raises OSError with nothing left behind."""
         path = f"{jobs_dir}/{record.job_id}"
         os.mkdir(path, 0o700)
-        directory = cls(path, open_directory(path))
+        try:
+            directory = cls(path, open_directory(path))
+        except OSError:
+            os.rmdir(path)
+            raise
         try:
             try_lock(directory.fd)
             fd = create_exclusive(SPEC_FILE, directory.fd)
