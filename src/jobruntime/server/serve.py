@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -103,7 +104,7 @@ def _bind(server: grpc.aio.Server, config: Config, credentials: grpc.ServerCrede
     try:
         return server.add_secure_port(str(config.listen), credentials)
     except RuntimeError as error:
-        raise _cannot_listen(config, str(error)) from error
+        raise _cannot_listen(config, str(error), "") from error
 
 
 def _check_address(config: Config) -> None:
@@ -117,14 +118,21 @@ def _check_address(config: Config) -> None:
                 sock.bind(address)
                 sock.listen()  # REUSEADDR alone lets a second one bind beside a listener's port
     except OSError as error:
-        raise _cannot_listen(config, (error.strerror or str(error)).lower()) from error
+        remedies = {
+            errno.EADDRINUSE: "stop what listens there",
+            errno.EACCES: "run it as root, which ports below 1024 need",
+            errno.EADDRNOTAVAIL: "give this host's network that address",
+        }
+        remedy = remedies.get(error.errno or 0, "")
+        raise _cannot_listen(config, (error.strerror or str(error)).lower(), remedy) from error
 
 
-def _cannot_listen(config: Config, cause: str) -> JobError:
+def _cannot_listen(config: Config, cause: str, remedy: str) -> JobError:
+    change = f"change `listen` in {config.path}"
     return JobError(
         Reason.INSTANCE_IN_USE,
         f"cannot listen on {config.listen}: {cause}",
-        f"stop what listens there, or change `listen` in {config.path}",
+        f"{remedy}, or {change}" if remedy else change,
     )
 
 

@@ -53,6 +53,7 @@ class LocalWorker(Worker):
         self._live: dict[str, LiveJob] = {}
         self._reservations = Reservations()
         self._closing = False
+        self._unreachable: set[str] = set()
         self._starts: set[asyncio.Future[str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -125,6 +126,13 @@ class LocalWorker(Worker):
         while jobs := list(self._live):
             await asyncio.gather(*(self.stop(job_id, by=by) for job_id in jobs))
             await asyncio.sleep(0)
+        if self._unreachable:
+            raise JobError(
+                Reason.KEEPER_UNREACHABLE,
+                f"cannot stop {len(self._unreachable)} jobs whose keepers live and do not answer: "
+                + ", ".join(sorted(self._unreachable)),
+                "the operator should look at these keepers (processes named jobd-keeper)",
+            )
 
     # -- start
 
@@ -242,6 +250,8 @@ class LocalWorker(Worker):
                     await self._recover_job(job_id)
                 except (JobError, OSError, ValueError) as error:
                     # One job that can't be read must not keep the server from all the others.
+                    if isinstance(error, JobError) and error.reason is Reason.KEEPER_UNREACHABLE:
+                        self._unreachable.add(job_id)
                     _logger.error("cannot recover job %s: %s", job_id, error)
 
         await asyncio.gather(*(recover(job_id) for job_id in sorted(ids | running)))
