@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,17 +14,29 @@ from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
 from jobruntime.rpc.convert import (
     UnreadableMessageError,
-    ns_of,
     outcome_from_proto,
     outcome_to_proto,
     spec_of,
     start_request_of,
     state_from_proto,
     status_to_proto,
-    stop_requested_from_proto,
     timestamp_of,
 )
 from jobruntime.rpc.gen import service_pb2 as pb
+
+
+def ns_of(timestamp: Timestamp) -> int:
+    """Return the UTC nanoseconds of `timestamp`."""
+    return timestamp.seconds * 1_000_000_000 + timestamp.nanos
+
+
+def stop_requested_from_proto(status: pb.JobStatus) -> StopRequested | None:
+    """Return the first request to stop the job, None if nobody asked."""
+    if not status.HasField("stop_requested"):
+        return None
+    stop = status.stop_requested
+    return StopRequested(stop.by, ns_of(stop.at), stop.signal, stop.grace_ms)
+
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 ARGS = st.binary(max_size=30).map(

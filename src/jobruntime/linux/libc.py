@@ -15,7 +15,6 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _SYS_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 
 IN_MODIFY: Final = 0x002
-IN_IGNORED: Final = 0x8000
 IN_Q_OVERFLOW: Final = 0x4000
 
 

@@ -54,7 +54,6 @@ class Step(StrEnum):
     SIGNALS = "signals"
     SESSION = "session"
     STDIO = "stdio"
-    RLIMITS = "rlimits"
     USER = "user"
     PRIVILEGES = "privileges"
     HOME = "home"

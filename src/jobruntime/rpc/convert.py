@@ -147,23 +147,10 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
     )
 
 
-def stop_requested_from_proto(status: pb.JobStatus) -> StopRequested | None:
-    """Return the first request to stop the job, None if nobody asked."""
-    if not status.HasField("stop_requested"):
-        return None
-    stop = status.stop_requested
-    return StopRequested(stop.by, ns_of(stop.at), stop.signal, stop.grace_ms)
-
-
 def timestamp_of(at_ns: int) -> Timestamp:
     """Return the UTC nanoseconds `at_ns` as a message, exactly."""
     seconds, nanos = divmod(at_ns, NS)
     return Timestamp(seconds=seconds, nanos=nanos)
-
-
-def ns_of(timestamp: Timestamp) -> int:
-    """Return the UTC nanoseconds of `timestamp`."""
-    return timestamp.seconds * NS + timestamp.nanos
 
 
 def _argv_of(request: pb.StartRequest) -> tuple[str, ...]:

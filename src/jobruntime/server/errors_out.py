@@ -9,8 +9,6 @@ from typing import Final
 from jobruntime.model.errors import JobError
 
 EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-"""The exit code that argparse gives, too."""
 
 
 def print_error(error: JobError, program: str = "jobd") -> None:
