@@ -4,10 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 out=${1:-src}
-python=${PYTHON:-.venv/bin/python}
 room=jobruntime/rpc/gen
 
 mkdir -p "$out/$room"
 # The virtual path makes the files import each other as `from jobruntime.rpc.gen import ...`.
-"$python" -m grpc_tools.protoc "-I$room=proto" \
+.venv/bin/python -m grpc_tools.protoc "-I$room=proto" \
 	"--python_out=$out" "--pyi_out=$out" "--grpc_python_out=$out" "$room/service.proto"
