@@ -685,7 +685,7 @@ class Instance:
             for path in (*sorted(root.rglob("*/"), reverse=True), root):
                 path.rmdir()
         shutil.rmtree(self.runtime_dir, ignore_errors=True)
-        if self.work_dir.name == f"work-{self.tag}":
+        if self.directory not in self.work_dir.parents:  # init chose a place that jobs can reach
             shutil.rmtree(self.work_dir, ignore_errors=True)
 
 

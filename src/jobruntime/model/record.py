@@ -65,7 +65,7 @@ def parse_progress(raw: dict[str, object]) -> Progress:
             totals=Totals(*totals) if isinstance(totals, list) else Totals(),
             gaps=tuple(Gap(Stream(g[0]), *g[1:]) for g in gaps) if isinstance(gaps, list) else (),
         )
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise ValueError("not a record of a job's progress") from error
 
 
