@@ -122,8 +122,8 @@ def common_length(one: str, other: str) -> int:
 
 
 def test_a_prefix_is_enough_while_it_means_one_job(shared: Instance) -> None:
-    carol = shared.issue("carol", "user")
-    with carol.api() as api:
+    pauline = shared.issue("pauline", "user")  # nobody else's: the jobs of other tests would count
+    with pauline.api() as api:
         jobs = [api.start("true") for _ in range(17)]  # two of them begin alike
         for job in jobs:
             others = [other for other in jobs if other != job]
