@@ -6,7 +6,6 @@ five microseconds and 4 KiB, so it gets tuples, bytes and numbers instead of obj
 
 from __future__ import annotations
 
-import fcntl
 import marshal
 import os
 from typing import Final, NamedTuple
@@ -113,8 +112,3 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         record,
         files,
     )
-
-
-def set_nonblocking(fd: int) -> None:
-    """Make reads and writes of `fd` return at once."""
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)

@@ -29,7 +29,7 @@ from ..model.protocol import (
 from ..model.record import Progress, encode_progress
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
-from .assignment import Assignment, set_nonblocking
+from .assignment import Assignment
 from .capture import Capture
 from .outcome import OutcomeFile
 from .payload import run_payload
@@ -128,7 +128,7 @@ class Keeper:
         # A handler that does nothing: the wakeup descriptor makes poll return.
         set_signal(SIGCHLD, _on_sigchld)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        set_nonblocking(self._job.files.reply)
+        os.set_blocking(self._job.files.reply, False)
         try:
             self._leader = _launch(self._job, self._tracker)
         except StepError as error:

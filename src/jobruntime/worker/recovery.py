@@ -111,7 +111,7 @@ async def _settle_locked(
     if outcome is not None:
         return Settled(record, outcome)
     if record is None or not directory.has_run():
-        _discard(directory)
+        directory.remove()
         return Settled()
     known = directory.read_status() or Progress(State.STARTING)
     same_boot = record.boot_id == boot_id()
@@ -119,9 +119,3 @@ async def _settle_locked(
     lost = replace(known, state=next_state(known.state, Event.LOST), outcome=Lost(reason))
     directory.write_outcome(lost)
     return Settled(record, lost)
-
-
-def _discard(directory: JobDirectory) -> None:
-    for name in os.listdir(directory.fd):
-        os.unlink(name, dir_fd=directory.fd)
-    os.rmdir(directory.path)

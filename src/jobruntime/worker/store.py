@@ -100,10 +100,14 @@ class JobDirectory:
 
     def discard(self) -> None:
         """Remove the directory of a job that never ran, and close it."""
+        self.remove()
+        self.close()
+
+    def remove(self) -> None:
+        """Remove the directory of a job that never ran."""
         for name in os.listdir(self.fd):
             os.unlink(name, dir_fd=self.fd)
         os.rmdir(self.path)
-        self.close()
 
     def try_lock(self) -> bool:
         """Take the job's lock if its keeper is gone; return whether it was taken."""
