@@ -14,6 +14,8 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NoReturn
 
 from ..linux import sockets
@@ -43,7 +45,7 @@ class Zygote:
         gc.collect()
         gc.freeze()  # what is here now is never visited again, so its pages stay shared
         if not os.fork():
-            _run(self._site, its.detach())
+            _end_with(partial(_run, self._site, its.detach()))
         its.close()
         return ours
 
@@ -70,13 +72,11 @@ class Zygote:
             self._socket.sendmsg([data], control, socket.MSG_NOSIGNAL)
 
 
-def _run(site: Site, inbox: int) -> NoReturn:
+def _end_with(work: Callable[[], None]) -> NoReturn:
+    """Do `work` as the last thing of this forked process, whatever comes of it."""
     code = 1
     try:
-        os.dup2(inbox, 3)
-        os.closerange(4, 1 << 20)
-        set_process_name("jobd-zygote")
-        _serve(site, socket.socket(fileno=3))
+        work()
         code = 0
     except BaseException:  # noqa: BLE001 - the process ends here
         with contextlib.suppress(OSError):
@@ -84,6 +84,13 @@ def _run(site: Site, inbox: int) -> NoReturn:
             sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _run(site: Site, inbox: int) -> None:
+    os.dup2(inbox, 3)
+    os.closerange(4, 1 << 20)
+    set_process_name("jobd-zygote")
+    _serve(site, socket.socket(fileno=3))
 
 
 def _serve(site: Site, inbox: socket.socket) -> None:
@@ -99,27 +106,18 @@ def _serve(site: Site, inbox: socket.socket) -> None:
             _refuse(data, fds.tolist(), error)
             pid = -1
         if not pid:
-            _become_keeper(site, data, fds.tolist())
+            _end_with(partial(_become_keeper, site, data, fds.tolist()))
         # They came all at once, so they lie side by side.
         os.closerange(fds[0], fds[-1] + 1)
 
 
-def _become_keeper(site: Site, data: bytes, fds: list[int]) -> NoReturn:
-    code = 1
-    try:
-        os.close(3)
-        set_process_name("jobd-keeper")
-        if data.startswith(_SWEEP):
-            _sweep(site, data.removeprefix(_SWEEP).decode(), fds[0])
-        else:
-            Keeper(decode_assignment(data, fds)).keep()
-        code = 0
-    except BaseException:  # noqa: BLE001 - the process ends here
-        with contextlib.suppress(OSError):
-            traceback.print_exc()
-            sys.stderr.flush()
-    finally:
-        os._exit(code)
+def _become_keeper(site: Site, data: bytes, fds: list[int]) -> None:
+    os.close(3)
+    set_process_name("jobd-keeper")
+    if data.startswith(_SWEEP):
+        _sweep(site, data.removeprefix(_SWEEP).decode(), fds[0])
+    else:
+        Keeper(decode_assignment(data, fds)).keep()
 
 
 def _sweep(site: Site, job_id: str, reply: int) -> None:
