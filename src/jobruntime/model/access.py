@@ -25,6 +25,10 @@ class Verb(StrEnum):
     STOP = "stop"
     STATUS = "status"
     LOGS = "logs"
+    STATS = "stats"
+    UPDATE = "update"
+    PAUSE = "pause"
+    RESUME = "resume"
 
 
 @unique

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from .frames import Gap, Stream, Totals
+from .limits import Limits, encode_limits, parse_limits
 from .state import Exited, Lost, Outcome, Signaled, State
 from .status import StopRequested
+from .usage import Oom, OomScope, Usage, encode_usage, parse_usage
 
 RECORD_VERSION: Final = 1
 
@@ -27,12 +29,19 @@ class Progress:
     totals: Totals = field(default_factory=Totals)
     gaps: tuple[Gap, ...] = ()
     """Gaps that found no room in the log itself; they belong to its end."""
+    killed: bool = False
+    """The keeper has sent SIGKILL for a stop or the timeout."""
+    oom: Oom | None = None
+    limits: Limits | None = None
+    """The limits in force once they were changed; None: those of the order."""
+    usage: Usage | None = None
+    """The receipt, at the end only."""
 
 
 def encode_progress(progress: Progress) -> dict[str, object]:
     """Return `progress` as JSON-ready values; `parse_progress` is the inverse."""
     stop = progress.stop_requested
-    totals = progress.totals
+    totals, oom = progress.totals, progress.oom
     return {
         "version": RECORD_VERSION,
         "state": progress.state.value,
@@ -44,6 +53,10 @@ def encode_progress(progress: Progress) -> dict[str, object]:
         "log_size": progress.log_size,
         "totals": [totals.stdout_bytes, totals.stderr_bytes, totals.lost_bytes],
         "gaps": [[g.stream, g.lost_bytes, g.first_ns, g.last_ns, g.cause] for g in progress.gaps],
+        "killed": progress.killed,
+        "oom": oom and [oom.scope.value, oom.kills, oom.leader],
+        "limits": None if progress.limits is None else encode_limits(progress.limits),
+        "usage": None if progress.usage is None else encode_usage(progress.usage),
     }
 
 
@@ -54,6 +67,8 @@ def parse_progress(raw: dict[str, object]) -> Progress:
             raise ValueError(f"a record of version {raw['version']}")
         stop, outcome, totals = raw["stop_requested"], raw["outcome"], raw["totals"]
         gaps = raw["gaps"]
+        # A keeper of an older version does not write these.
+        oom, limits, usage = (raw.get(key) for key in ("oom", "limits", "usage"))
         return Progress(
             state=State(str(raw["state"])),
             started_at_ns=_optional_int(raw["started_at_ns"]),
@@ -64,6 +79,10 @@ def parse_progress(raw: dict[str, object]) -> Progress:
             log_size=_optional_int(raw["log_size"]),
             totals=Totals(*totals) if isinstance(totals, list) else Totals(),
             gaps=tuple(Gap(Stream(g[0]), *g[1:]) for g in gaps) if isinstance(gaps, list) else (),
+            killed=raw.get("killed") is True,
+            oom=Oom(OomScope(oom[0]), *oom[1:]) if isinstance(oom, list) else None,
+            limits=None if limits is None else parse_limits(limits),
+            usage=None if usage is None else parse_usage(usage),
         )
     except (LookupError, TypeError) as error:
         raise ValueError("not a record of a job's progress") from error

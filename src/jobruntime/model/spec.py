@@ -10,6 +10,7 @@ from typing import Final
 
 from .durations import MAX_MS
 from .errors import JobError, Reason, invalid
+from .limits import NO_LIMITS, Limits, check_limits, encode_limits, parse_limits
 
 DEFAULT_GRACE_MS: Final = 10_000
 MAX_ARGUMENTS_BYTES: Final = 6 * 1024 * 1024
@@ -39,6 +40,7 @@ class JobSpec:
     grace_ms: int = DEFAULT_GRACE_MS
     timeout_ms: int | None = None
     request_id: str | None = field(default=None)
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         """Refuse a spec that breaks a rule; raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE)."""
@@ -48,6 +50,7 @@ class JobSpec:
         _check_working_directory(self.working_directory)
         _check_labels(self.labels)
         _check_times(self)
+        check_limits(self.limits)
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise invalid(
                 f"cannot name a job {self.name!r}",
@@ -72,12 +75,14 @@ def encode_spec(spec: JobSpec) -> dict[str, object]:
         "grace_ms": spec.grace_ms,
         "timeout_ms": spec.timeout_ms,
         "request_id": spec.request_id,
+        "limits": encode_limits(spec.limits),
     }
 
 
 def parse_spec(raw: dict[str, object]) -> JobSpec:
-    """Return what `encode_spec` wrote; raises JobError, KeyError or TypeError otherwise."""
+    """Return what `encode_spec` wrote; raises JobError or LookupError, TypeError, ValueError."""
     values = dict(raw)
+    values["limits"] = parse_limits(values.get("limits", {}))  # absent in what older versions wrote
     values["argv"] = tuple(values["argv"])  # type: ignore[arg-type]
     for key in ("env", "labels"):
         values[key] = tuple((name, value) for name, value in values[key])  # type: ignore[attr-defined]

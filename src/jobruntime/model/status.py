@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .limits import NO_LIMITS, Limits
 from .spec import JobSpec
 from .state import Outcome, State
+from .usage import Oom, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,13 @@ class JobStatus:
     ended_at_ns: int | None = None
     stop_requested: StopRequested | None = None
     timed_out: bool = False
+    killed: bool = False
+    """Its keeper sent SIGKILL: the grace of a stop or timeout was over, or there was none."""
+    oom: Oom | None = None
+    limits: Limits = NO_LIMITS
+    """What is in force, the server's defaults included; at the end what was then."""
+    usage: Usage | None = None
+    """The receipt of a job that has ended; None before, and where nobody could write one."""
 
     def __post_init__(self) -> None:
         if (self.state is State.TERMINATED) != (self.outcome is not None):

@@ -8,12 +8,15 @@ from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobruntime.model.cause import Cause, cause_of
 from jobruntime.model.errors import invalid
 from jobruntime.model.frames import Chunk, Entry, Stream, Totals
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
+from jobruntime.model.usage import Oom, OomScope, Usage, encode_usage
 
+from .convert_limits import limits_of, limits_to_proto
 from .gen import service_pb2 as pb
 
 NS: Final = 1_000_000_000
@@ -32,6 +35,20 @@ _STREAM_TO_PROTO: Final[Mapping[Stream, pb.LogStream]] = {
     Stream.STDOUT: pb.LOG_STREAM_STDOUT,
     Stream.STDERR: pb.LOG_STREAM_STDERR,
 }
+
+
+_CAUSE_TO_PROTO: Final[Mapping[Cause, pb.EndCause]] = {
+    Cause.EXITED: pb.END_CAUSE_EXITED,
+    Cause.SIGNAL: pb.END_CAUSE_SIGNAL,
+    Cause.STOP: pb.END_CAUSE_STOP,
+    Cause.STOP_KILL: pb.END_CAUSE_STOP_KILL,
+    Cause.TIMEOUT: pb.END_CAUSE_TIMEOUT,
+    Cause.TIMEOUT_KILL: pb.END_CAUSE_TIMEOUT_KILL,
+    Cause.OOM: pb.END_CAUSE_OOM,
+    Cause.OOM_ABOVE: pb.END_CAUSE_OOM_ABOVE,
+    Cause.LOST: pb.END_CAUSE_LOST,
+}
+_CAUSE_FROM_PROTO: Final = {number: cause for cause, number in _CAUSE_TO_PROTO.items()}
 
 
 class UnreadableMessageError(Exception):
@@ -54,6 +71,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         grace_ms=request.grace_ms if request.HasField("grace_ms") else default_grace_ms,
         timeout_ms=request.timeout_ms if request.HasField("timeout_ms") else None,
         request_id=request.request_id or None,
+        limits=limits_of(request.limits),
     )
 
 
@@ -75,6 +93,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         grace_ms=spec.grace_ms,
         timeout_ms=spec.timeout_ms,
         request_id=spec.request_id or "",
+        limits=limits_to_proto(spec.limits),
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -144,7 +163,32 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         ended_at=_timestamp(status.ended_at_ns),
         stop_requested=_stop_to_proto(stop) if stop is not None else None,
         timed_out=status.timed_out,
+        killed=status.killed,
+        oom=_oom_to_proto(status.oom) if status.oom is not None else None,
+        cause=_CAUSE_TO_PROTO[cause] if (cause := cause_of(status)) is not None else None,
+        limits=limits_to_proto(status.limits),
+        usage=usage_to_proto(status.usage) if status.usage is not None else None,
     )
+
+
+def cause_from_proto(status: pb.JobStatus) -> Cause | None:
+    """Return why the job ended; None where it has not, or for a cause of a newer version."""
+    return _CAUSE_FROM_PROTO.get(status.cause)
+
+
+def usage_to_proto(usage: Usage) -> pb.Usage:
+    """Return the message for `usage`; its fields have the same names."""
+    return pb.Usage(**encode_usage(usage))
+
+
+def usage_from_proto(message: pb.Usage) -> Usage:
+    """Return the usage that `message` tells; the inverse of `usage_to_proto`."""
+    return Usage(**{field.name: value for field, value in message.ListFields()})
+
+
+def _oom_to_proto(oom: Oom) -> pb.Oom:
+    scope = pb.OOM_SCOPE_JOB if oom.scope is OomScope.JOB else pb.OOM_SCOPE_ABOVE
+    return pb.Oom(scope=scope, kills=oom.kills, leader=oom.leader)
 
 
 def timestamp_of(at_ns: int) -> Timestamp:

@@ -37,6 +37,10 @@ def _code(reason: Reason) -> grpc.StatusCode:
             | Reason.JOB_AMBIGUOUS
             | Reason.INSTANCE_IN_USE
             | Reason.CONFIG_INVALID
+            | Reason.LIMIT_NOT_ENFORCEABLE
+            | Reason.LIMIT_ABOVE_CEILING
+            | Reason.LIMIT_REFUSED
+            | Reason.WRONG_STATE
         ):
             return code.FAILED_PRECONDITION
         case Reason.REQUEST_ID_REUSED | Reason.NAME_IN_USE:

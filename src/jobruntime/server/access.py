@@ -29,6 +29,10 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}Stop": Verb.STOP,
     f"{_PREFIX}Status": Verb.STATUS,
     f"{_PREFIX}Logs": Verb.LOGS,
+    f"{_PREFIX}Stats": Verb.STATS,
+    f"{_PREFIX}Update": Verb.UPDATE,
+    f"{_PREFIX}Pause": Verb.PAUSE,
+    f"{_PREFIX}Resume": Verb.RESUME,
 }
 """What each method asks for. A method that is missing here is refused."""
 

@@ -10,6 +10,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LimitKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LIMIT_KIND_UNSPECIFIED: _ClassVar[LimitKind]
+    LIMIT_KIND_CPU: _ClassVar[LimitKind]
+    LIMIT_KIND_CPUSET: _ClassVar[LimitKind]
+    LIMIT_KIND_MEMORY: _ClassVar[LimitKind]
+    LIMIT_KIND_MEMORY_HIGH: _ClassVar[LimitKind]
+    LIMIT_KIND_MEMORY_SWAP: _ClassVar[LimitKind]
+    LIMIT_KIND_PIDS: _ClassVar[LimitKind]
+
+class IoRate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IO_RATE_UNSPECIFIED: _ClassVar[IoRate]
+    IO_RATE_READ_BPS: _ClassVar[IoRate]
+    IO_RATE_WRITE_BPS: _ClassVar[IoRate]
+    IO_RATE_READ_IOPS: _ClassVar[IoRate]
+    IO_RATE_WRITE_IOPS: _ClassVar[IoRate]
+
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     JOB_STATE_UNSPECIFIED: _ClassVar[JobState]
@@ -19,23 +37,67 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_STOPPING: _ClassVar[JobState]
     JOB_STATE_TERMINATED: _ClassVar[JobState]
 
+class EndCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    END_CAUSE_UNSPECIFIED: _ClassVar[EndCause]
+    END_CAUSE_EXITED: _ClassVar[EndCause]
+    END_CAUSE_SIGNAL: _ClassVar[EndCause]
+    END_CAUSE_STOP: _ClassVar[EndCause]
+    END_CAUSE_STOP_KILL: _ClassVar[EndCause]
+    END_CAUSE_TIMEOUT: _ClassVar[EndCause]
+    END_CAUSE_TIMEOUT_KILL: _ClassVar[EndCause]
+    END_CAUSE_OOM: _ClassVar[EndCause]
+    END_CAUSE_OOM_ABOVE: _ClassVar[EndCause]
+    END_CAUSE_LOST: _ClassVar[EndCause]
+
+class OomScope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OOM_SCOPE_UNSPECIFIED: _ClassVar[OomScope]
+    OOM_SCOPE_JOB: _ClassVar[OomScope]
+    OOM_SCOPE_ABOVE: _ClassVar[OomScope]
+
 class LogStream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LOG_STREAM_UNSPECIFIED: _ClassVar[LogStream]
     LOG_STREAM_STDOUT: _ClassVar[LogStream]
     LOG_STREAM_STDERR: _ClassVar[LogStream]
+LIMIT_KIND_UNSPECIFIED: LimitKind
+LIMIT_KIND_CPU: LimitKind
+LIMIT_KIND_CPUSET: LimitKind
+LIMIT_KIND_MEMORY: LimitKind
+LIMIT_KIND_MEMORY_HIGH: LimitKind
+LIMIT_KIND_MEMORY_SWAP: LimitKind
+LIMIT_KIND_PIDS: LimitKind
+IO_RATE_UNSPECIFIED: IoRate
+IO_RATE_READ_BPS: IoRate
+IO_RATE_WRITE_BPS: IoRate
+IO_RATE_READ_IOPS: IoRate
+IO_RATE_WRITE_IOPS: IoRate
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_STARTING: JobState
 JOB_STATE_RUNNING: JobState
 JOB_STATE_PAUSED: JobState
 JOB_STATE_STOPPING: JobState
 JOB_STATE_TERMINATED: JobState
+END_CAUSE_UNSPECIFIED: EndCause
+END_CAUSE_EXITED: EndCause
+END_CAUSE_SIGNAL: EndCause
+END_CAUSE_STOP: EndCause
+END_CAUSE_STOP_KILL: EndCause
+END_CAUSE_TIMEOUT: EndCause
+END_CAUSE_TIMEOUT_KILL: EndCause
+END_CAUSE_OOM: EndCause
+END_CAUSE_OOM_ABOVE: EndCause
+END_CAUSE_LOST: EndCause
+OOM_SCOPE_UNSPECIFIED: OomScope
+OOM_SCOPE_JOB: OomScope
+OOM_SCOPE_ABOVE: OomScope
 LOG_STREAM_UNSPECIFIED: LogStream
 LOG_STREAM_STDOUT: LogStream
 LOG_STREAM_STDERR: LogStream
 
 class StartRequest(_message.Message):
-    __slots__ = ("argv", "argv_bytes", "env", "working_directory", "labels", "name", "stop_signal", "grace_ms", "timeout_ms", "request_id")
+    __slots__ = ("argv", "argv_bytes", "env", "working_directory", "labels", "name", "stop_signal", "grace_ms", "timeout_ms", "request_id", "limits")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +122,7 @@ class StartRequest(_message.Message):
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     argv: _containers.RepeatedScalarFieldContainer[str]
     argv_bytes: _containers.RepeatedScalarFieldContainer[bytes]
     env: _containers.ScalarMap[str, str]
@@ -70,7 +133,50 @@ class StartRequest(_message.Message):
     grace_ms: int
     timeout_ms: int
     request_id: str
-    def __init__(self, argv: _Optional[_Iterable[str]] = ..., argv_bytes: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., name: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    limits: Limits
+    def __init__(self, argv: _Optional[_Iterable[str]] = ..., argv_bytes: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., name: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("cpu_millis", "cpu_weight", "cpuset", "memory_bytes", "memory_high_bytes", "memory_swap_bytes", "pids", "io_weight", "io", "oom_group", "unlimited")
+    CPU_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    CPU_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CPUSET_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_HIGH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_SWAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    IO_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IO_FIELD_NUMBER: _ClassVar[int]
+    OOM_GROUP_FIELD_NUMBER: _ClassVar[int]
+    UNLIMITED_FIELD_NUMBER: _ClassVar[int]
+    cpu_millis: int
+    cpu_weight: int
+    cpuset: str
+    memory_bytes: int
+    memory_high_bytes: int
+    memory_swap_bytes: int
+    pids: int
+    io_weight: int
+    io: _containers.RepeatedCompositeFieldContainer[IoLimit]
+    oom_group: bool
+    unlimited: _containers.RepeatedScalarFieldContainer[LimitKind]
+    def __init__(self, cpu_millis: _Optional[int] = ..., cpu_weight: _Optional[int] = ..., cpuset: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., memory_high_bytes: _Optional[int] = ..., memory_swap_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., io_weight: _Optional[int] = ..., io: _Optional[_Iterable[_Union[IoLimit, _Mapping]]] = ..., oom_group: _Optional[bool] = ..., unlimited: _Optional[_Iterable[_Union[LimitKind, str]]] = ...) -> None: ...
+
+class IoLimit(_message.Message):
+    __slots__ = ("path", "read_bps", "write_bps", "read_iops", "write_iops", "unlimited")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    READ_BPS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_BPS_FIELD_NUMBER: _ClassVar[int]
+    READ_IOPS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_IOPS_FIELD_NUMBER: _ClassVar[int]
+    UNLIMITED_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    read_bps: int
+    write_bps: int
+    read_iops: int
+    write_iops: int
+    unlimited: _containers.RepeatedScalarFieldContainer[IoRate]
+    def __init__(self, path: _Optional[str] = ..., read_bps: _Optional[int] = ..., write_bps: _Optional[int] = ..., read_iops: _Optional[int] = ..., write_iops: _Optional[int] = ..., unlimited: _Optional[_Iterable[_Union[IoRate, str]]] = ...) -> None: ...
 
 class StartResponse(_message.Message):
     __slots__ = ("job_id",)
@@ -129,7 +235,7 @@ class StopRequested(_message.Message):
     def __init__(self, by: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signal: _Optional[int] = ..., grace_ms: _Optional[int] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job_id", "owner", "name", "labels", "argv", "state", "outcome", "created_at", "started_at", "ended_at", "stop_requested", "timed_out")
+    __slots__ = ("job_id", "owner", "name", "labels", "argv", "state", "outcome", "created_at", "started_at", "ended_at", "stop_requested", "timed_out", "killed", "oom", "cause", "limits", "usage")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +255,11 @@ class JobStatus(_message.Message):
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     STOP_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     TIMED_OUT_FIELD_NUMBER: _ClassVar[int]
+    KILLED_FIELD_NUMBER: _ClassVar[int]
+    OOM_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     owner: str
     name: str
@@ -161,7 +272,122 @@ class JobStatus(_message.Message):
     ended_at: _timestamp_pb2.Timestamp
     stop_requested: StopRequested
     timed_out: bool
-    def __init__(self, job_id: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., argv: _Optional[_Iterable[bytes]] = ..., state: _Optional[_Union[JobState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_requested: _Optional[_Union[StopRequested, _Mapping]] = ..., timed_out: _Optional[bool] = ...) -> None: ...
+    killed: bool
+    oom: Oom
+    cause: EndCause
+    limits: Limits
+    usage: Usage
+    def __init__(self, job_id: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., argv: _Optional[_Iterable[bytes]] = ..., state: _Optional[_Union[JobState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_requested: _Optional[_Union[StopRequested, _Mapping]] = ..., timed_out: _Optional[bool] = ..., killed: _Optional[bool] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., cause: _Optional[_Union[EndCause, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+
+class Oom(_message.Message):
+    __slots__ = ("scope", "kills", "leader")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    KILLS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    scope: OomScope
+    kills: int
+    leader: bool
+    def __init__(self, scope: _Optional[_Union[OomScope, str]] = ..., kills: _Optional[int] = ..., leader: _Optional[bool] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("wall_ns", "cpu_us", "cpu_user_us", "cpu_system_us", "cpu_periods", "cpu_throttled_periods", "cpu_throttled_us", "memory_bytes", "memory_peak_bytes", "swap_bytes", "swap_peak_bytes", "memory_high_events", "memory_max_events", "pids", "pids_peak", "pids_refused", "io_read_bytes", "io_write_bytes", "io_reads", "io_writes")
+    WALL_NS_FIELD_NUMBER: _ClassVar[int]
+    CPU_US_FIELD_NUMBER: _ClassVar[int]
+    CPU_USER_US_FIELD_NUMBER: _ClassVar[int]
+    CPU_SYSTEM_US_FIELD_NUMBER: _ClassVar[int]
+    CPU_PERIODS_FIELD_NUMBER: _ClassVar[int]
+    CPU_THROTTLED_PERIODS_FIELD_NUMBER: _ClassVar[int]
+    CPU_THROTTLED_US_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SWAP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SWAP_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_HIGH_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MAX_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    PIDS_PEAK_FIELD_NUMBER: _ClassVar[int]
+    PIDS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    IO_READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IO_WRITE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IO_READS_FIELD_NUMBER: _ClassVar[int]
+    IO_WRITES_FIELD_NUMBER: _ClassVar[int]
+    wall_ns: int
+    cpu_us: int
+    cpu_user_us: int
+    cpu_system_us: int
+    cpu_periods: int
+    cpu_throttled_periods: int
+    cpu_throttled_us: int
+    memory_bytes: int
+    memory_peak_bytes: int
+    swap_bytes: int
+    swap_peak_bytes: int
+    memory_high_events: int
+    memory_max_events: int
+    pids: int
+    pids_peak: int
+    pids_refused: int
+    io_read_bytes: int
+    io_write_bytes: int
+    io_reads: int
+    io_writes: int
+    def __init__(self, wall_ns: _Optional[int] = ..., cpu_us: _Optional[int] = ..., cpu_user_us: _Optional[int] = ..., cpu_system_us: _Optional[int] = ..., cpu_periods: _Optional[int] = ..., cpu_throttled_periods: _Optional[int] = ..., cpu_throttled_us: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_peak_bytes: _Optional[int] = ..., swap_bytes: _Optional[int] = ..., swap_peak_bytes: _Optional[int] = ..., memory_high_events: _Optional[int] = ..., memory_max_events: _Optional[int] = ..., pids: _Optional[int] = ..., pids_peak: _Optional[int] = ..., pids_refused: _Optional[int] = ..., io_read_bytes: _Optional[int] = ..., io_write_bytes: _Optional[int] = ..., io_reads: _Optional[int] = ..., io_writes: _Optional[int] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ("job", "follow", "interval_ms")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    follow: bool
+    interval_ms: int
+    def __init__(self, job: _Optional[str] = ..., follow: _Optional[bool] = ..., interval_ms: _Optional[int] = ...) -> None: ...
+
+class StatsResponse(_message.Message):
+    __slots__ = ("usage", "status")
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    usage: Usage
+    status: JobStatus
+    def __init__(self, usage: _Optional[_Union[Usage, _Mapping]] = ..., status: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
+
+class UpdateRequest(_message.Message):
+    __slots__ = ("job", "limits")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    limits: Limits
+    def __init__(self, job: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+
+class UpdateResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: JobStatus
+    def __init__(self, status: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
+
+class PauseRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class PauseResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: JobStatus
+    def __init__(self, status: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
+
+class ResumeRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class ResumeResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: JobStatus
+    def __init__(self, status: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
 
 class LogsRequest(_message.Message):
     __slots__ = ("job", "follow", "cursor")

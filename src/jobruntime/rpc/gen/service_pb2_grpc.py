@@ -54,6 +54,26 @@ class JobServiceStub:
                 request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.LogsRequest.SerializeToString,
                 response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.LogsResponse.FromString,
                 _registered_method=True)
+        self.Stats = channel.unary_stream(
+                '/jobruntime.v1.JobService/Stats',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.StatsRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.StatsResponse.FromString,
+                _registered_method=True)
+        self.Update = channel.unary_unary(
+                '/jobruntime.v1.JobService/Update',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.UpdateRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.UpdateResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/jobruntime.v1.JobService/Pause',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PauseRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/jobruntime.v1.JobService/Resume',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -90,6 +110,37 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Stats(self, request, context):
+        """Stats tells what a job has used: once, or on request again and again until it has ended. The
+        last message of a job that has ended is its receipt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Update(self, request, context):
+        """Update changes limits of a running job: those that the request names, and no others. Either
+        all of them hold when it answers, or none was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Pause holds all processes of a job still (cgroup.freeze) and answers when they are. A job that
+        is paused already is no error. Its timeout goes on; a stop wakes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Resume lets a paused job go on. One that runs is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +163,26 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Logs,
                     request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.LogsRequest.FromString,
                     response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.LogsResponse.SerializeToString,
+            ),
+            'Stats': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stats,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.StatsRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.StatsResponse.SerializeToString,
+            ),
+            'Update': grpc.unary_unary_rpc_method_handler(
+                    servicer.Update,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.UpdateRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.UpdateResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PauseRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +293,114 @@ class JobService:
             '/jobruntime.v1.JobService/Logs',
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.LogsRequest.SerializeToString,
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.LogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Stats',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.StatsRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.StatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Update(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Update',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.UpdateRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.UpdateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Pause',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.PauseRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Resume',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,
