@@ -16,8 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from jobruntime.cli import start, status
+from jobruntime.cli import main, start, status
 from jobruntime.cli.failure import Exit, Failure, printable
+from jobruntime.cli.main import VERBS
 from jobruntime.cli.words import split_options
 from jobruntime.rpc.gen import service_pb2 as pb
 
@@ -63,7 +64,7 @@ def parsed(*words: str) -> Namespace:
     """Return the arguments of `jobc start WORDS`."""
     parser = ArgumentParser(allow_abbrev=False)
     actions = start.add_arguments(parser)
-    valued = {name: act.option_strings[-1] for act in actions for name in act.option_strings}
+    valued = main._valued(actions)
     options, command = split_options(words, valued)
     args = parser.parse_args(options)
     args.command = command
@@ -72,8 +73,9 @@ def parsed(*words: str) -> Namespace:
 
 def test_help_and_usage_errors_load_no_grpc() -> None:
     script = (
-        "import sys; from jobruntime.cli.main import run; codes = [run(['--help']), "
-        "run(['start', '--help']), run(['nonsense']), run(['start']), run(['logs'])]; "
+        "import sys; from jobruntime.cli.main import VERBS, run; codes = [run(['--help']), "
+        "*[run([verb, '--help']) for verb in VERBS], run(['nonsense']), run(['start']), "
+        "run(['start', '--memory', '0', 'x']), run(['update', 'x']), run(['logs'])]; "
         "print([int(code) for code in codes], "
         "[name for name in ('grpc', 'google', 'ssl', 'asyncio') if name in sys.modules])"
     )
@@ -84,7 +86,8 @@ def test_help_and_usage_errors_load_no_grpc() -> None:
         timeout=60,
         check=True,
     )
-    assert done.stdout.splitlines()[-1] == b"[0, 0, 2, 2, 2] []"
+    codes = [0] * (1 + len(VERBS)) + [2] * 5
+    assert done.stdout.decode().splitlines()[-1] == f"{codes} []"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,20 @@ def test_help_and_usage_errors_load_no_grpc() -> None:
         ["stop", "a", "b"],
         ["status", "-o", "xml", "a"],
         ["logs", "--follow", "a"],
+        ["start", "--memory", "0", "x"],
+        ["start", "--memory", "1M", "--memory-swap", "4K", "x"],
+        ["start", "--oom-group=1", "x"],
+        ["update", "a"],
+        ["update", "--pids", "1"],
+        ["update", "--pids", "none", "a"],
+        ["update", "--memory", "1M", "--memory-high", "2M", "a"],
+        ["pause"],
+        ["resume", "a", "b"],
+        ["stats"],
+        ["stats", "-o", "wide", "a"],
+        ["stats", "--interval", "2s", "a"],
+        ["stats", "-f", "--interval", "99ms", "a"],
+        ["stats", "-f", "--interval", "61m", "a"],
         ["--connect-timeout", "0", "status", "a"],
     ],
 )
@@ -253,6 +270,62 @@ def test_the_json_status_tells_all() -> None:
     assert told["argv_base64"] == ["YQ==", "/w=="]
     assert told["stop_requested"]["by"] == "bob"
     assert "stop requested by bob" in status.format_wide(message)
+
+
+def test_the_json_status_tells_what_ended_the_job_and_what_it_has_used() -> None:
+    message = pb.JobStatus(
+        job_id="id",
+        state=pb.JOB_STATE_TERMINATED,
+        outcome=pb.Outcome(signal=9),
+        oom=pb.Oom(scope=pb.OOM_SCOPE_JOB, kills=2, leader=True),
+        cause=pb.END_CAUSE_OOM,
+        limits=pb.Limits(memory_bytes=1 << 26, unlimited=[pb.LIMIT_KIND_PIDS]),
+        usage=pb.Usage(wall_ns=5, memory_peak_bytes=1 << 26, cpu_us=0),
+    )
+    told = json.loads(status.format_json(message))
+    assert (told["cause"], told["killed"]) == ("oom", False)
+    assert told["oom"] == {"scope": "job", "kills": 2, "leader": True}
+    assert (told["limits"]["memory_bytes"], told["limits"]["pids"]) == (1 << 26, "max")
+    assert told["limits"]["cpu_millis"] is None
+    assert (told["usage"]["cpu_us"], told["usage"]["io_reads"]) == (0, None)
+    assert told["advice"] == ["out of memory at its limit: --memory raises it from 64 MiB"]
+    wide = status.format_wide(message).splitlines()
+    assert wide[:5] == [
+        "Job:     id",
+        "Status:  stopped (signal: 9)",
+        "Cause:   out of memory: it reached its limit of 64 MiB, and the kernel killed it",
+        "Limits:  --memory 64M --pids max",
+        "Time:    0ms",
+    ]
+    assert wide[-1] == "Advice:  out of memory at its limit: --memory raises it from 64 MiB"
+
+
+def test_what_does_not_apply_is_null_in_the_json_status() -> None:
+    told = json.loads(status.format_json(pb.JobStatus(state=pb.JOB_STATE_RUNNING)))
+    for key in ("outcome", "oom", "cause", "limits", "usage", "stop_requested", "ended_at"):
+        assert told[key] is None
+    assert told["advice"] == []
+    limits = pb.Limits(memory_bytes=1 << 20)
+    running = pb.JobStatus(job_id="id", state=pb.JOB_STATE_PAUSED, limits=limits)
+    assert status.format_wide(running).splitlines() == [
+        *("Job:     id", "Status:  paused", "Limits:  --memory 1M")
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pb.JobStatus(state=pb.JOB_STATE_RUNNING, limits=pb.Limits(unlimited=[99])),  # type: ignore[list-item]
+        pb.JobStatus(state=pb.JOB_STATE_RUNNING, oom=pb.Oom(scope=99)),  # type: ignore[arg-type]
+    ],
+)
+def test_what_only_a_newer_server_knows_is_refused_where_it_would_be_told(
+    message: pb.JobStatus,
+) -> None:
+    assert status.format_line(message) == "running"
+    for form in (status.format_json, status.format_wide):
+        with pytest.raises(Failure, match="cannot tell the status"):
+            form(message)
 
 
 def test_what_is_told_can_neither_move_a_cursor_nor_forge_a_line() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jobruntime.model.errors import JobError
 from jobruntime.model.frames import Gap, Stream, Totals
+from jobruntime.model.limits import IoLimit, Limits
 from jobruntime.model.protocol import Detail, Failure, Step, encode_failure, parse_failure
 from jobruntime.model.record import (
     Progress,
@@ -20,6 +21,7 @@ from jobruntime.model.record import (
 from jobruntime.model.spec import JobSpec, encode_spec, parse_spec, same_request
 from jobruntime.model.state import Exited, Lost, Signaled, State
 from jobruntime.model.status import StopRequested
+from jobruntime.model.usage import Oom, OomScope, Usage
 
 times = st.integers(0, 2**63 - 1)
 outcomes = st.one_of(
@@ -30,6 +32,9 @@ outcomes = st.one_of(
 stops = st.builds(StopRequested, st.text(max_size=30), times, st.integers(1, 64), times)
 totals = st.builds(Totals, times, times, times)
 gaps = st.builds(Gap, st.sampled_from(Stream), times, times, times, st.text(max_size=30))
+io_limits = st.lists(
+    st.builds(IoLimit, st.text(max_size=30), st.none() | times, st.none() | times), max_size=2
+).map(tuple)
 progress = st.builds(
     Progress,
     state=st.sampled_from(State),
@@ -41,7 +46,13 @@ progress = st.builds(
     log_size=st.none() | times,
     totals=totals,
     gaps=st.lists(gaps, max_size=3).map(tuple),
+    killed=st.booleans(),
+    oom=st.none() | st.builds(Oom, st.sampled_from(OomScope), times, st.booleans()),
+    limits=st.none() | st.builds(Limits, cpu_millis=st.none() | times, io=io_limits),
+    usage=st.none() | st.builds(Usage, wall_ns=times, cpu_us=st.none() | times),
 )
+ADDED = {"killed", "oom", "limits", "usage"}
+"""Keys that keepers of the first version do not write."""
 failures = st.builds(
     Failure,
     st.sampled_from(Step),
@@ -91,9 +102,17 @@ def test_a_record_is_read_back_as_it_was_written(written: Progress) -> None:
 @given(progress, st.data())
 def test_a_record_that_lacks_a_key_is_refused(written: Progress, data: st.DataObject) -> None:
     raw = encode_progress(written)
-    del raw[data.draw(st.sampled_from(sorted(raw)))]
+    del raw[data.draw(st.sampled_from(sorted(raw.keys() - ADDED)))]
     with pytest.raises(ValueError, match=r"."):
         parse_progress(raw)
+
+
+@given(progress)
+def test_a_record_without_the_keys_that_came_later_is_read(written: Progress) -> None:
+    raw = {key: value for key, value in encode_progress(written).items() if key not in ADDED}
+    read = parse_progress(raw)
+    assert (read.killed, read.oom, read.limits, read.usage) == (False, None, None, None)
+    assert read.outcome == written.outcome
 
 
 @given(progress, st.data())

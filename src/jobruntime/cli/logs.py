@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from .failure import Exit, Failure, tell
 from .output import STDERR_FD, STDOUT_FD, end_with_stdout, write_all
-from .values import duration_ms, exact
+from .values import DEFAULT_RETRY_MS, duration_ms, exact
 
 if TYPE_CHECKING:
-    from jobruntime.rpc.errors import RemoteError
     from jobruntime.rpc.gen import service_pb2 as pb
 
     from .lines import JsonLines
@@ -42,11 +41,8 @@ examples:
   jobc logs --no-follow a62d
   jobc logs --raw a62d >out 2>err
 """
-DEFAULT_RETRY_MS = 30_000
 WRITE_CHARS = 32 * 1024
 """Lines are written in pieces of this length, or less at the end of a message."""
-LASTING_SECONDS = 5
-"""A stream that lasted so long counts as the end of an outage, though nothing was written."""
 
 
 def add_arguments(parser: ArgumentParser) -> list[Action]:
@@ -183,14 +179,13 @@ class Reader:
     def __init__(
         self, settings: Settings, request: pb.LogsRequest, sink: Sink, retry_ms: int
     ) -> None:
+        from .outage import Outage
+
         self._settings = settings
         self._request = request
         self._sink = sink
-        self._retry_seconds = retry_ms / 1000
+        self._outage = Outage(settings, retry_ms)
         self._received = {"stdout": 0, "stderr": 0}
-        self._lost_bytes = 0
-        self._outage_at: float | None = None
-        self._attempt = 0
 
     def read_to_end(self) -> pb.LogsEnd:
         """Write all of the log to the sink and return its last message; raises Failure."""
@@ -203,7 +198,9 @@ class Reader:
                 end = self._read_stream()
             except grpc.RpcError as error:
                 lasted = time.monotonic() - began_at
-                self._wait_for_server(from_rpc_error(error), lasted)
+                self._outage.wait(
+                    from_rpc_error(error), lasted, was_answered=bool(self._request.cursor)
+                )
                 continue
             if end is None:
                 raise Failure(
@@ -245,7 +242,7 @@ class Reader:
 
         with connect(self._settings) as stub:
             for response in stub.Logs(self._request):
-                self._connected_again()
+                self._outage.end()
                 if response.HasField("batch"):
                     self._sink.take(response.batch)
                     self._count(response.batch)
@@ -261,31 +258,6 @@ class Reader:
             if entry.HasField("chunk"):
                 name = stream_name(entry.chunk.stream)
                 self._received[name] = self._received.get(name, 0) + len(entry.chunk.data)
-
-    def _connected_again(self) -> None:
-        if self._outage_at is not None:
-            tell("the connection is back; going on where it broke")
-            self._outage_at = None
-            self._attempt = 0
-
-    def _wait_for_server(self, error: RemoteError, lasted_seconds: float) -> None:
-        """Return when it is time to try again; raises Failure when it is not worth it."""
-        from .connection import backoff_seconds, failure_of, is_lost, never_sent
-
-        now = time.monotonic()
-        first = self._outage_at is None
-        if not is_lost(error) or (first and not self._request.cursor and never_sent(error)):
-            raise failure_of(self._settings, error)
-        if first or (lasted_seconds > LASTING_SECONDS and not never_sent(error)):
-            self._outage_at, self._attempt = now, 0
-            where = self._settings.addr
-            tell(f"lost the connection to {where}; trying for {self._retry_seconds:g}s")
-        elif self._outage_at is not None and now - self._outage_at > self._retry_seconds:
-            failure = failure_of(self._settings, error)
-            failure.message += f" (for {self._retry_seconds:g}s)"
-            raise failure
-        time.sleep(backoff_seconds(self._attempt))
-        self._attempt += 1
 
 
 _STDERR = 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 from .failure import Exit, Failure, tell
 from .output import STDOUT_FD, keep_standard_fds, write_all, write_line
 from .values import positive_duration_ms
-from .words import split_options
+from .words import join_implied, split_options
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -24,26 +24,27 @@ VERBS: Final = {
     "stop": "end a job",
     "status": "tell what a job is doing, or how it ended",
     "logs": "print a job's output and follow it",
+    "stats": "tell what a job uses of CPU, memory, processes and disks",
+    "update": "change the limits of a running job",
+    "pause": "hold a job still",
+    "resume": "let a paused job go on",
 }
-DESCRIPTION: Final = "Run Linux processes as jobs on a server: start, stop, status, logs."
+DESCRIPTION: Final = "Run Linux processes as jobs on a server, within limits, and watch them."
 EPILOG: Final = """\
 commands:
 {verbs}
   jobc COMMAND --help tells more of each.
 
 examples:
-  jobc start sleep 60
+  jobc start --memory 1G --cpus 1.5 /srv/import.sh
   jobc logs a62dfccc
-  jobc status a62dfccc
+  jobc stats a62dfccc
   jobc stop a62dfccc --grace 500ms
 
 environment:
-  JOBC_ADDR, JOBC_CA, JOBC_CERT, JOBC_KEY
-      the same as the flags of these names, which come before them
-  XDG_CONFIG_HOME
-      where the settings file is, jobc/config.toml (default: ~/.config), read for what neither
-      flags nor environment give; it has the keys addr, ca, cert and key, and its relative paths
-      start at its own directory
+  JOBC_ADDR, JOBC_CA, JOBC_CERT, JOBC_KEY are the flags of these names, which come before them.
+  XDG_CONFIG_HOME (default: ~/.config) has the settings file, jobc/config.toml, read for what
+  neither of them gives: the keys addr, ca, cert, key, relative paths from its own directory on.
 
 exit codes:
   0    done
@@ -79,6 +80,10 @@ class Parser(ArgumentParser):
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """Write the help to stdout; argparse's own says nothing of a disk that is full."""
         write_all(STDOUT_FD, self.format_help().encode())
+
+    def format_help(self) -> str:
+        """Return the help; argparse shows a value that may be left out as if a space came first."""
+        return super().format_help().replace(" [true|false]", "[=true|false]")
 
     def error(self, message: str) -> NoReturn:
         """Raise Failure instead of printing the usage and exiting."""
@@ -144,13 +149,15 @@ def _run(words: Sequence[str]) -> Exit:
 def _parse_verb(name: str, verb: Verb, words: Sequence[str], args: Namespace) -> None:
     parser = _parser(f"jobc {name}", verb.USAGE, verb.DESCRIPTION, verb.EPILOG)
     actions = verb.add_arguments(parser) + _add_connection_flags(parser)
-    if name != "start":
-        parser.parse_args(words, args)
-        return
-    options, args.command = split_options(words, _valued(actions))
-    parser.parse_args(options, args)
-    if not args.command:
-        parser.error("no command to run was given")
+    if name == "start":
+        options, args.command = split_options(words, _valued(actions))
+        parser.parse_args(options, args)
+        if not args.command:
+            parser.error("no command to run was given")
+    else:
+        parser.parse_args(join_implied(words, _implied(actions)), args)
+    if check := getattr(args, "check", None):  # a verb whose flags hang together has set it
+        check(args)
 
 
 def _parser(prog: str, usage: str, description: str, epilog: str) -> Parser:
@@ -184,11 +191,21 @@ def _add_connection_flags(parser: ArgumentParser) -> list[Action]:
 
 
 def _valued(actions: Sequence[Action]) -> dict[str, str]:
-    """Return every option that takes a value, with its long form."""
+    """Return every option that needs a value, with its long form."""
     return {
         option: action.option_strings[-1]
         for action in actions
-        if action.nargs != 0
+        if action.nargs not in (0, "?")
+        for option in action.option_strings
+    }
+
+
+def _implied(actions: Sequence[Action]) -> dict[str, str]:
+    """Return every option whose value may be left out, with the one that it then has."""
+    return {
+        option: action.const
+        for action in actions
+        if action.nargs == "?"
         for option in action.option_strings
     }
 

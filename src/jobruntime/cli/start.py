@@ -7,6 +7,7 @@ from argparse import Action, ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from .failure import Exit, Failure
+from .limit_flags import add_limit_flags, limits_of
 from .output import write_line
 from .values import (
     duration_ms,
@@ -34,6 +35,7 @@ EPILOG = """\
 examples:
   jobc start sleep 60
   jobc start --name nightly -e LEVEL=3 -w /srv/data --timeout 2h ./import.sh --all
+  jobc start --memory 2G --cpus 1.5 --pids 100 --io-write-bps /srv:20M /srv/import.sh
   jobc start --grace 1m -- sh -c 'trap "sleep 30; exit 0" TERM; sleep 1h & wait'
 
 exit codes: 126 the program cannot be executed, 127 it was not found, others as in jobc --help
@@ -97,6 +99,7 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
             help="makes a repeated call safe: the same ID and command give the same job "
             "(default: a random one, for a retry of jobc's own)",
         ),
+        *add_limit_flags(parser, "What is not given is the server's default."),
     ]
 
 
@@ -125,6 +128,7 @@ def run(args: Namespace, settings: Settings) -> Exit:
 def request_of(args: Namespace) -> pb.StartRequest:
     """Return the request that the command line asks for; raises Failure if it breaks a rule."""
     from jobruntime.model.errors import JobError
+    from jobruntime.model.limits import NO_LIMITS
     from jobruntime.model.spec import DEFAULT_GRACE_MS, JobSpec
     from jobruntime.rpc.convert import start_request_of
 
@@ -139,6 +143,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
             grace_ms=DEFAULT_GRACE_MS if args.grace is None else args.grace,
             timeout_ms=args.timeout,
             request_id=args.request_id or os.urandom(16).hex(),
+            limits=limits_of(args),
             **optional,
         )
         request = start_request_of(spec)
@@ -148,4 +153,6 @@ def request_of(args: Namespace) -> pb.StartRequest:
         request.ClearField("grace_ms")  # the server's default, which only the server knows
     if args.signal is None:
         request.ClearField("stop_signal")
+    if spec.limits == NO_LIMITS:
+        request.ClearField("limits")
     return request

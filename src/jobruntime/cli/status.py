@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from argparse import Action, ArgumentParser, Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .failure import Exit, Failure, printable
 from .output import write_line
+from .times import time_text
 from .values import exact
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from jobruntime.model.usage import Usage
     from jobruntime.rpc.gen import service_pb2 as pb
 
+    from .facts import Facts
     from .settings import Settings
 
 USAGE = "[FLAGS] ID"
@@ -28,9 +32,18 @@ Print what a job is doing, or how it ended, on one line:
 EPILOG = """\
 ID is a job's id, a unique beginning of one, or its name.
 
+-o wide tells also who or what ended it (a stop and whose, its timeout, running out of memory, or a
+signal from elsewhere), the limits in force, and when it has ended, its receipt: what it has used.
+
+The keys of -o json are the fields of JobStatus and Usage in the API. `cause` is one of exited,
+signal (from elsewhere), stop, stop_kill, timeout, timeout_kill, oom (its own limit of memory),
+oom_above (that of all jobs together, or the host's) and lost. In `limits`, null is not set and
+"max" a limit that was lifted; in `usage`, null is what the server's host does not count.
+
 examples:
   jobc status nightly
   jobc status -o json a62d | jq .outcome
+  jobc status -o json a62d | jq -r '.cause, .advice[]'
 """
 DEADLINE_SECONDS = 30
 
@@ -89,8 +102,9 @@ def format_json(status: pb.JobStatus) -> str:
     """Return one JSON object; its keys are the fields of JobStatus in the API."""
     import json
 
-    format_line(status)  # refuses what is not known
-    state = _state_name(status)
+    from .facts import read_facts
+
+    facts = read_facts(status)  # refuses what is not known
     fields: dict[str, object] = {
         "job_id": status.job_id,
         "owner": status.owner,
@@ -103,13 +117,14 @@ def format_json(status: pb.JobStatus) -> str:
 
         fields["argv_base64"] = [b64encode(arg).decode() for arg in status.argv]
     fields |= {
-        "state": state,
+        "state": str(facts.state),
         "outcome": _outcome(status),
         "created_at": _time(status.created_at) if status.HasField("created_at") else None,
         "started_at": _time(status.started_at) if status.HasField("started_at") else None,
         "ended_at": _time(status.ended_at) if status.HasField("ended_at") else None,
         "stop_requested": _stop_requested(status),
         "timed_out": status.timed_out,
+        **_course(status, facts),
     }
     return json.dumps(fields, ensure_ascii=False)
 
@@ -118,6 +133,12 @@ def format_wide(status: pb.JobStatus) -> str:
     """Return a block of lines to read; times are UTC."""
     import shlex
 
+    from .causes import format_cause
+    from .counters import usage_rows
+    from .facts import read_facts
+    from .limits_told import format_limits
+
+    facts = read_facts(status)
     command = shlex.join(arg.decode("utf-8", "replace") for arg in status.argv)
     labels = " ".join(f"{key}={value}" for key, value in sorted(status.labels.items()))
     rows = [
@@ -127,33 +148,46 @@ def format_wide(status: pb.JobStatus) -> str:
         ("Labels", labels),
         ("Command", command),
         ("Status", format_line(status)),
-        ("Cause", _cause(status)),
+        ("Cause", format_cause(facts)),
         ("Created", _time(status.created_at) if status.HasField("created_at") else ""),
         ("Started", _time(status.started_at) if status.HasField("started_at") else ""),
         ("Ended", _time(status.ended_at) if status.HasField("ended_at") else ""),
+        ("Limits", format_limits(facts.limits) if status.HasField("limits") else ""),
+        *(usage_rows(facts.usage, facts.limits, facts.state) if facts.usage is not None else ()),
+        *advice_rows(facts.usage, facts),
     ]
+    return format_rows(rows)
+
+
+def format_rows(rows: Sequence[tuple[str, str]]) -> str:
+    """Return the rows that have a text, a line for each."""
     return "\n".join(f"{name + ':':<9}{printable(value)}" for name, value in rows if value)
 
 
-def _cause(status: pb.JobStatus) -> str:
-    from jobruntime.model.durations import format_duration
-    from jobruntime.model.state import signal_name
+def advice_rows(usage: Usage | None, facts: Facts) -> list[tuple[str, str]]:
+    """Return a row for each line of advice."""
+    from .advice import advise
 
-    causes = ["its timeout passed"] if status.timed_out else []
-    if status.HasField("stop_requested"):
-        stop = status.stop_requested
-        causes.append(
-            f"stop requested by {stop.by} at {_time(stop.at)} with {signal_name(stop.signal)}, "
-            f"grace {format_duration(max(0, stop.grace_ms))}"
-        )
-    return "; ".join(causes)
+    return [("Advice", line) for line in advise(usage, facts.limits, facts.oom)]
 
 
-def _state_name(status: pb.JobStatus) -> str:
-    from jobruntime.rpc.convert import state_from_proto
+def _course(status: pb.JobStatus, facts: Facts) -> dict[str, object]:
+    """Return what ended the job, within which limits, and what it has used."""
+    from .advice import advise
+    from .counters import usage_json
+    from .limits_told import limits_json
 
-    state, _ = state_from_proto(status)
-    return str(state)
+    oom = facts.oom
+    return {
+        "killed": facts.killed,
+        "oom": None
+        if oom is None
+        else {"scope": str(oom.scope), "kills": oom.kills, "leader": oom.leader},
+        "cause": None if facts.cause is None else str(facts.cause),
+        "limits": limits_json(facts.limits) if status.HasField("limits") else None,
+        "usage": None if facts.usage is None else usage_json(facts.usage),
+        "advice": advise(facts.usage, facts.limits, oom),
+    }
 
 
 def _outcome(status: pb.JobStatus) -> dict[str, object] | None:
@@ -184,10 +218,7 @@ def _stop_requested(status: pb.JobStatus) -> dict[str, object] | None:
 
 
 def _time(timestamp: Timestamp) -> str:
-    from time import gmtime, strftime
-
-    seconds = strftime("%Y-%m-%dT%H:%M:%S", gmtime(timestamp.seconds))
-    return f"{seconds}.{timestamp.nanos:09d}Z"
+    return time_text(timestamp.seconds * 1_000_000_000 + timestamp.nanos)
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from argparse import ArgumentTypeError
 
+DEFAULT_RETRY_MS = 30_000
+"""How long a stream looks for a server that went away, unless told otherwise."""
+
 
 def exact(word: str) -> str:
     """Return a word of the command line as UTF-8 reads it, whatever the locale made of it.

@@ -39,6 +39,18 @@ def split_options(words: Sequence[str], valued: Mapping[str, str]) -> tuple[list
     return options, list(words[index:])
 
 
+def join_implied(words: Sequence[str], implied: Mapping[str, str]) -> list[str]:
+    """Return `words` with `--name=value` in the place of a bare `--name` of `implied`.
+
+    argparse would take the word behind it for its value.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    return [
+        f"{word}={implied[word]}" if word in implied and place < end else word
+        for place, word in enumerate(words)
+    ]
+
+
 def _split_option(word: str, valued: Mapping[str, str]) -> tuple[str, bool, str]:
     """Return an option's name, whether a value is joined to it, and that value."""
     if word.startswith("--"):

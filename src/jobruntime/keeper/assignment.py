@@ -61,6 +61,8 @@ class Files(NamedTuple):
     errors_end: int
     procs: int
     events: int
+    memory_events: int
+    """-1 also where the host has no memory controller."""
 
 
 class Assignment(NamedTuple):
@@ -70,6 +72,9 @@ class Assignment(NamedTuple):
     paths: Paths
     stopping: Stopping
     program: Program
+    io: tuple[tuple[object, ...], ...]
+    """The I/O limits, as the fields of IoLimit: only the keeper may wait for a path's disk."""
+    oom_group: bool
     peer_uids: tuple[int, ...]
     log_size: int
     started_record: tuple[bytes, bytes]
@@ -99,14 +104,16 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         large = fds.pop()
         data = read_whole(large)
         os.close(large)
-    job_id, paths, stopping, program, peers, log_size, record = marshal.loads(data)  # noqa: S302
-    group = fds[12:] or [-1, -1]
+    job_id, paths, stopping, program, io, oom_group, peers, log_size, record = marshal.loads(data)  # noqa: S302
+    group = [*fds[12:], -1, -1, -1][:3]
     files = Files(*fds[:12], *group)
     return Assignment(
         job_id,
         Paths(*paths),
         Stopping(*stopping),
         Program(*program),
+        io,
+        oom_group,
         peers,
         log_size,
         record,

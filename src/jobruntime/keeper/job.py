@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -16,8 +16,9 @@ from ..linux.files import encode_json, parse_json, replace_json
 from ..linux.libc import become_subreaper
 from ..linux.processes import has_execed
 from ..linux.signals import SIGCHLD, set_signal
-from ..linux.sockets import peer_uid
+from ..linux.usage import read_usage, usage_of_children
 from ..model.frames import Stream
+from ..model.limits import IoLimit
 from ..model.protocol import (
     STATUS_FILE,
     Failure,
@@ -29,16 +30,20 @@ from ..model.protocol import (
 from ..model.record import Progress, encode_progress
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
+from ..model.usage import Usage
 from .assignment import Assignment
 from .capture import Capture
+from .limits import apply_io, update_limits
+from .oom import OomBlame
 from .outcome import OutcomeFile
 from .payload import run_payload
+from .peers import Peers
 from .prepare import discard, release
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
 _NS_PER_MS: Final = 1_000_000
 _LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
-_MAX_MESSAGE_BYTES: Final = 64 * 1024
+_SIGKILLED: Final = Signaled(int(signal.SIGKILL))
 
 
 def _launch(job: Assignment, tracker: Tracker) -> int:
@@ -106,15 +111,20 @@ class Keeper:
             else CgroupTracker(job.paths.cgroup, files.events)
         )
         self._wakeups, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._peers = {files.reply}
         self._poll = select.poll()
+        self._peers = Peers(files.control, files.reply, job.peer_uids, self._poll)
         for fd in (self._wakeups, files.stdout, files.stderr, files.control, files.reply):
             self._poll.register(fd, select.POLLIN)
+        self._oom = None
+        if files.memory_events >= 0:
+            self._oom = OomBlame(files.memory_events, as_group=job.oom_group)
+            self._poll.register(files.memory_events, select.POLLPRI)
         self._deadlines = _Deadlines()
         self._killing = False
         self._childless = False
         self._outcome: Outcome | None = None
         self._started_at_ns = 0
+        self._started_ns = 0
         self._later: Progress | None = None
 
     def keep(self) -> None:
@@ -130,10 +140,11 @@ class Keeper:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         os.set_blocking(self._job.files.reply, False)
         try:
+            self._limit_io()
             self._leader = _launch(self._job, self._tracker)
         except StepError as error:
             discard(self._job)
-            self._send(self._job.files.reply, {"failed": encode_failure(error.failure)})
+            self._peers.send(self._job.files.reply, {"failed": encode_failure(error.failure)})
             return
         self._tell_started()
         self._reap()  # the leader may have ended before the loop could be woken
@@ -143,21 +154,30 @@ class Keeper:
             self._check_deadlines()
         self._record_end()
 
+    def _limit_io(self) -> None:
+        # Here and not in the spawner: a path on a dead network file system may hang whoever looks.
+        job = self._job
+        if job.io and job.paths.cgroup is not None:
+            limits = tuple(IoLimit(*fields) for fields in job.io)  # type: ignore[arg-type] # its own
+            apply_io(job.paths.cgroup, limits, job.program.uid)
+
     def _serve(self, fd: int) -> None:
         if fd in self._pipes:
             self._on_output(fd)
         elif fd == self._wakeups:
             self._on_children()
         elif fd == self._job.files.control:
-            self._on_connection()
+            self._peers.accept({"progress": encode_progress(self._progress)})
         elif fd in self._peers:
             self._on_message(fd)
+        elif fd == self._job.files.memory_events:
+            self._look_for_oom()
         # else it is cgroup.events: the loop looks for itself whether the job is over
 
     def _tell_started(self) -> None:
         # From a record made in the spawner: encoding one here would copy many pages.
         files = self._job.files
-        self._started_at_ns = time.time_ns()
+        self._started_at_ns, self._started_ns = time.time_ns(), time.monotonic_ns()
         before, after = self._job.started_record
         record = before + str(self._started_at_ns).encode() + after
         with contextlib.suppress(OSError):
@@ -202,7 +222,11 @@ class Keeper:
 
     def _on_leader_end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
+        self._look_for_oom()
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
+        if self._oom and self._outcome == _SIGKILLED and not self._progress.killed:
+            oom = self._oom.blame(self._progress.oom)
+            self._progress = replace(self._progress, oom=oom)
         if self._job.files.events >= 0:
             self._poll.register(self._job.files.events, select.POLLPRI)
         if not self._is_over():  # it left others behind, and the job ends with its first process
@@ -211,7 +235,16 @@ class Keeper:
     def _is_over(self) -> bool:
         return self._outcome is not None and self._tracker.is_empty(childless=self._childless)
 
+    def _look_for_oom(self) -> None:
+        leader = self._leader if self._outcome is None else None
+        if self._oom and (found := self._oom.look(self._progress.oom, leader)):
+            self._progress = replace(self._progress, oom=found)
+            self._write_status()
+            self._publish("progress")
+
     def _kill(self) -> None:
+        if self._outcome is None:
+            self._progress = replace(self._progress, killed=True)
         self._killing = True
         self._deadlines = _Deadlines()
         self._tracker.kill_all()
@@ -228,6 +261,39 @@ class Keeper:
 
     # -- stopping
 
+    def _pause(self) -> None:
+        if self._progress.state is State.PAUSED:
+            return
+        self._check_state(State.RUNNING)
+        self._tracker.freeze()
+        self._move(Event.PAUSED)
+
+    def _resume(self) -> None:
+        if self._progress.state is State.RUNNING and self._outcome is None:
+            return
+        self._check_state(State.PAUSED)
+        self._tracker.thaw()
+        self._move(Event.RESUMED)
+
+    def _check_state(self, wanted: State) -> None:
+        state = State.TERMINATED if self._outcome is not None else self._progress.state
+        if state is not wanted:
+            raise StepError(Failure(Step.STATE, 0, state))
+
+    def _update(self, raw: object) -> None:
+        group = self._job.paths.cgroup
+        if self._outcome is not None or group is None:
+            raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
+        limits = update_limits(group, raw, self._job.program.uid)
+        if self._oom:
+            self._oom.as_group = limits.oom_group is not False
+        self._progress = replace(self._progress, limits=limits)
+        self._write_status()
+
+    def _move(self, event: Event) -> None:
+        self._progress = replace(self._progress, state=next_state(self._progress.state, event))
+        self._write_status()
+
     def _stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
         if self._outcome is not None or self._killing:
             return  # too late to have any part in the end
@@ -241,9 +307,7 @@ class Keeper:
         self._begin_stop(None if again and signo is None else chosen, grace)
 
     def _begin_stop(self, signo: int | None, grace_ms: int) -> None:
-        state = next_state(self._progress.state, Event.STOP_REQUESTED)
-        self._progress = replace(self._progress, state=state)
-        self._write_status()
+        self._move(Event.STOP_REQUESTED)
         self._publish("progress")
         if grace_ms == 0 or signo == signal.SIGKILL:
             self._kill()
@@ -266,58 +330,45 @@ class Keeper:
             del self._pipes[pipe]
             os.close(pipe)
 
-    # -- the server; plain reads and writes keep the message boundaries of SOCK_SEQPACKET
-
-    def _on_connection(self) -> None:
-        with socket.socket(fileno=os.dup(self._job.files.control)) as control:
-            try:
-                peer, _ = control.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-        if peer_uid(peer) not in self._job.peer_uids:
-            peer.close()
-            return
-        peer.setblocking(False)
-        fd = peer.detach()
-        self._peers.add(fd)
-        self._poll.register(fd, select.POLLIN)
-        self._send(fd, {"progress": encode_progress(self._progress)})
+    # -- the server
 
     def _on_message(self, peer: int) -> None:
         try:
-            data = os.read(peer, _MAX_MESSAGE_BYTES)
-            message = parse_json(data) if data else None
-        except BlockingIOError:
-            return
-        except (OSError, ValueError) as error:
+            message = self._peers.receive(peer)
+        except ValueError as error:
             self._complain(f"a message: {error}")
-            message = None
+            return
         if message is None:
-            self._drop(peer)
-        elif message.get("op") == "stop":
-            signo, grace_ms = message.get("signo"), message.get("grace_ms")
-            self._stop(
-                str(message.get("by", "")),
-                signo if isinstance(signo, int) else None,
-                grace_ms if isinstance(grace_ms, int) else None,
-            )
+            return
+        if message.get("op") != "stop":
+            self._answer(peer, message)
+            return
+        signo, grace_ms = message.get("signo"), message.get("grace_ms")
+        self._stop(
+            str(message.get("by", "")),
+            signo if isinstance(signo, int) else None,
+            grace_ms if isinstance(grace_ms, int) else None,
+        )
+
+    def _answer(self, peer: int, message: dict[str, object]) -> None:
+        answer: dict[str, object] = {"answer": message.get("seq")}
+        try:
+            match message.get("op"):
+                case "pause":
+                    self._pause()
+                case "resume":
+                    self._resume()
+                case "update":
+                    self._update(message.get("limits"))
+                case _:
+                    raise StepError(Failure(Step.ORDER, errno.EINVAL))
+        except StepError as error:
+            self._peers.send(peer, answer | {"failed": encode_failure(error.failure)})
+            return
+        self._peers.send(peer, answer | {"progress": encode_progress(self._progress)})
 
     def _publish(self, word: str) -> None:
-        message: dict[str, object] = {word: encode_progress(self._progress)}
-        for peer in list(self._peers):
-            self._send(peer, message)
-
-    def _send(self, peer: int, message: dict[str, object]) -> None:
-        try:
-            os.write(peer, encode_json(message))
-        except OSError:  # gone, or it does not read: it will connect again and be told the present
-            self._drop(peer)
-
-    def _drop(self, peer: int) -> None:
-        if peer in self._peers:
-            self._peers.remove(peer)
-            self._poll.unregister(peer)
-            os.close(peer)
+        self._peers.publish({word: encode_progress(self._progress)})
 
     # -- records
 
@@ -331,6 +382,7 @@ class Keeper:
     def _record_end(self) -> None:
         self._capture.drain(self._pipes)
         self._capture.finish()
+        self._look_for_oom()  # it may have hit what the leader left behind
         self._progress = replace(
             self._progress,
             state=next_state(self._progress.state, Event.ENDED),
@@ -339,11 +391,23 @@ class Keeper:
             log_size=self._capture.size,
             totals=self._capture.totals,
             gaps=tuple(self._capture.gaps.values()),
+            usage=self._receipt(),
         )
         outcome = OutcomeFile(self._job.files.directory, self._job.files.outcome)
         outcome.write(encode_json(encode_progress(self._progress)))
         release(self._job)
         self._publish("ended")
+
+    def _receipt(self) -> Usage | None:
+        wall_ns = time.monotonic_ns() - self._started_ns
+        group = self._job.paths.cgroup
+        if group is None:
+            return usage_of_children(wall_ns)
+        try:
+            return read_usage(group, wall_ns, ended=True)
+        except (OSError, ValueError) as error:
+            self._complain(f"its usage: {error}")
+            return None
 
     def _complain(self, what: str) -> None:
         with contextlib.suppress(OSError):  # the spawner's log may lie on the same full disk

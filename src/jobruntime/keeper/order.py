@@ -26,6 +26,8 @@ class Site:
     cgroup_root: str | None
     """The instance's own cgroup; None: jobs are tracked as subreaper."""
     peer_uid: int
+    cgroup_files: frozenset[str]
+    """Files of a job's group that not every host has, and that change how limits are written."""
     uids: range
     """The uids (and gids of the same number) that jobs may be given; empty: the spawner's own."""
 

@@ -10,14 +10,17 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import astuple
 
 from ..linux import sockets
 from ..linux.files import create_exclusive, encode_json, write_all
+from ..linux.limits import limit_writes
 from ..model.frames import FILE_HEADER
 from ..model.protocol import KEEPER_SOCKETS, LOG_FILE, STATUS_FILE, Failure, Step, StepError
 from ..model.record import Progress, encode_progress
 from ..model.state import State
 from .assignment import Assignment, Files, Paths, Program, Stopping
+from .limits import apply_limits
 from .order import Order
 from .outcome import OutcomeFile
 from .payload import DEFAULT_PATH, program_candidates
@@ -43,6 +46,8 @@ def prepare(order: Order, reply: int) -> Assignment:
         paths=paths,
         stopping=Stopping(spec.stop_signal, spec.grace_ms, spec.timeout_ms),
         program=_program(order, paths.home),
+        io=tuple(astuple(limit) for limit in spec.limits.io),
+        oom_group=spec.limits.oom_group is not False,
         peer_uids=order.peer_uids,
         log_size=len(FILE_HEADER),
         started_record=_started_record(),
@@ -85,10 +90,12 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
     with _step(Step.HOME, order.site.work_dir):
         _make_home(paths.home, order.uid)
         undo.callback(_remove_home, paths.home)
-    procs = events = -1
+    group = (-1, -1, -1)
     if paths.cgroup is not None:
         with _step(Step.CGROUP, paths.cgroup):
-            procs, events = _make_group(paths.cgroup, undo)
+            group = _make_group(paths.cgroup, undo)
+        writes = limit_writes(order.spec.limits, order.site.cgroup_files)
+        apply_limits(paths.cgroup, lambda: writes)
     with _step(Step.CONTROL, order.site.runtime_dir):
         directory, name = os.path.split(paths.control)
         control = sockets.listen(directory, name)
@@ -110,8 +117,9 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
         stdout_end=ends[1],
         stderr_end=ends[3],
         errors_end=ends[5],
-        procs=procs,
-        events=events,
+        procs=group[0],
+        events=group[1],
+        memory_events=group[2],
     )
 
 
@@ -145,14 +153,20 @@ def _remove_home(home: str) -> None:
         os.rmdir(home)
 
 
-def _make_group(path: str, undo: contextlib.ExitStack) -> tuple[int, int]:
+def _make_group(path: str, undo: contextlib.ExitStack) -> tuple[int, int, int]:
     os.mkdir(path, 0o755)
     undo.callback(CgroupTracker(path).remove)
     procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
     undo.callback(os.close, procs)
     events = os.open(f"{path}/cgroup.events", os.O_RDONLY)
     undo.callback(os.close, events)
-    return procs, events
+    try:
+        memory_events = os.open(f"{path}/memory.events", os.O_RDONLY)
+    except FileNotFoundError:
+        return procs, events, -1
+    undo.callback(os.close, memory_events)
+    os.pread(memory_events, 4096, 0)  # else the first poll takes it for changed
+    return procs, events, memory_events
 
 
 def _make_output(uid: int | None, undo: contextlib.ExitStack) -> tuple[int, int]:

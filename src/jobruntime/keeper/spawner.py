@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         runtime_dir=arguments.runtime_dir,
         work_dir=arguments.work_dir,
         cgroup_root=arguments.cgroup_root,
+        cgroup_files=frozenset(arguments.cgroup_files.split(",")),
         peer_uid=arguments.peer_uid,
         uids=range(arguments.uid_first, arguments.uid_first + arguments.uid_count),
     )
@@ -99,6 +100,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runtime-dir", required=True)
     parser.add_argument("--work-dir", required=True)
     parser.add_argument("--cgroup-root")
+    parser.add_argument("--cgroup-files", default="")
     parser.add_argument("--peer-uid", type=int, required=True)
     parser.add_argument("--uid-first", type=int, default=0)
     parser.add_argument("--uid-count", type=int, default=0)

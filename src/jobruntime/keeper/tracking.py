@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Final
 
 from ..linux import cgroup, processes
+from ..model.protocol import Failure, Step, StepError
+
+_FREEZE_S: Final = 2.0
 
 
 class Tracker(ABC):
@@ -27,6 +34,14 @@ class Tracker(ABC):
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether none is left; `childless` is whether the keeper has no child any more."""
 
+    @abstractmethod
+    def freeze(self) -> None:
+        """Hold all of them still; when this returns they are. Raises StepError if they are not."""
+
+    @abstractmethod
+    def thaw(self) -> None:
+        """Let them go on; raises StepError."""
+
     def signal_all(self, signo: int, leader: int) -> None:
         """Send `signo` once to each process that the job has now.
 
@@ -36,6 +51,14 @@ class Tracker(ABC):
         """
         pids = sorted(self.members(), key=lambda pid: (pid != leader, pid))
         processes.signal_each(signo, pids, self.belongs)
+
+
+@contextlib.contextmanager
+def _freezing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StepError(Failure(Step.FREEZE, error.errno or errno.EIO)) from error
 
 
 class CgroupTracker(Tracker):
@@ -71,6 +94,19 @@ class CgroupTracker(Tracker):
         """Return whether the group has no process that still runs."""
         return not cgroup.is_populated(self._events)
 
+    def freeze(self) -> None:
+        """Freeze the group (cgroup.freeze); it is thawed again if that takes too long."""
+        with _freezing():
+            cgroup.set_frozen(self._path, True)
+            if not cgroup.wait_frozen(self._events, _FREEZE_S):
+                cgroup.set_frozen(self._path, False)
+                raise TimeoutError(errno.ETIMEDOUT, "processes hang in the kernel")
+
+    def thaw(self) -> None:
+        """Thaw the group."""
+        with _freezing():
+            cgroup.set_frozen(self._path, False)
+
     def remove(self) -> None:
         """Remove the group's directory, with those that the job made in it."""
         cgroup.remove(self._path)
@@ -90,6 +126,14 @@ class SubreaperTracker(Tracker):
     def kill_all(self) -> None:
         """Kill every descendant; what they forked meanwhile is met at the next call."""
         processes.kill_each(self.members, self.belongs)
+
+    def freeze(self) -> None:
+        """Refuse: SIGSTOP would miss what is forked meanwhile, and the job can tell."""
+        raise StepError(Failure(Step.FREEZE, errno.EOPNOTSUPP))
+
+    def thaw(self) -> None:
+        """Refuse, as there is nothing frozen."""
+        raise StepError(Failure(Step.FREEZE, errno.EOPNOTSUPP))
 
     def is_empty(self, *, childless: bool) -> bool:
         """Return whether the keeper has no child: orphans end with it, so no descendant either."""

@@ -54,11 +54,27 @@ def make(path: str) -> None:
 
 def join(path: str) -> None:
     """Move this process into the group `path`."""
+    move(path, 0)
+
+
+def move(path: str, pid: int) -> None:
+    """Move a process into the group `path`; raises ProcessLookupError where it is gone."""
     fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
     try:
-        os.write(fd, b"0")
+        os.write(fd, str(pid).encode())
     finally:
         os.close(fd)
+
+
+def own_pids(path: str) -> list[int]:
+    """Return the pids in the group itself."""
+    with open(f"{path}/cgroup.procs", encoding="ascii") as file:
+        return [int(line) for line in file]
+
+
+def is_root(mount: str) -> bool:
+    """Return whether this is the host's own root group, and not that of a namespace."""
+    return not os.path.exists(f"{mount}/cgroup.type")  # cgroup-v2.rst: on non-root groups only
 
 
 def is_populated(events: int) -> bool:
@@ -126,7 +142,7 @@ def frozen(path: str, events: int) -> Iterator[None]:
     try:
         os.write(fd, b"1")
         try:
-            _wait_frozen(events)
+            wait_frozen(events, _FREEZE_S)
             yield
         finally:
             os.write(fd, b"0")
@@ -134,12 +150,26 @@ def frozen(path: str, events: int) -> Iterator[None]:
         os.close(fd)
 
 
-def _wait_frozen(events: int) -> None:
+def set_frozen(path: str, frozen: bool) -> None:  # noqa: FBT001 - the value of the file
+    """Have all processes of the group held still (cgroup.freeze), or let them go on."""
+    fd = os.open(f"{path}/cgroup.freeze", os.O_WRONLY)
+    try:
+        os.write(fd, b"1" if frozen else b"0")
+    finally:
+        os.close(fd)
+
+
+def wait_frozen(events: int, timeout_s: float) -> bool:
+    """Return whether all processes of the group are held still, waiting so long for it."""
     poll = select.poll()
     poll.register(events, select.POLLPRI)
-    deadline = time.monotonic() + _FREEZE_S
-    while b"frozen 1" not in os.pread(events, 4096, 0) and time.monotonic() < deadline:
-        poll.poll(round(_FREEZE_S * 1000))
+    deadline = time.monotonic() + timeout_s
+    while b"frozen 1" not in os.pread(events, 4096, 0):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return False
+        poll.poll(max(1, round(left_s * 1000)))
+    return True
 
 
 def kill(path: str) -> bool:

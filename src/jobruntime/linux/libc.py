@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -11,6 +12,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
+
+_STATUS: Final = struct.Struct("i")
+_STA_UNSYNC: Final = 0x0040
+_TIME_ERROR: Final = 5
 
 _SYS_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 
@@ -73,3 +78,11 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
 def inotify_rm_watch(fd: int, watch: int) -> None:
     """End a watch."""
     _checked(_libc.inotify_rm_watch(fd, watch), "inotify_rm_watch")
+
+
+def is_clock_synchronized() -> bool:
+    """Return whether something keeps the wall clock right (adjtimex(2)); raises OSError."""
+    # struct timex of 64-bit Linux: `modes` 0 only asks; `status` stands behind four longs.
+    timex = ctypes.create_string_buffer(256)
+    state = _checked(_libc.adjtimex(timex), "adjtimex")
+    return state != _TIME_ERROR and not _STATUS.unpack_from(timex, 40)[0] & _STA_UNSYNC

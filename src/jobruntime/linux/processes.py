@@ -28,6 +28,15 @@ def has_execed(pid: int) -> bool:
     return not int(fields[6]) & PF_FORKNOEXEC
 
 
+def is_dying(pid: int) -> bool:
+    """Return whether a child has SIGKILL pending, or is about to end, or has ended."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    pending = int(fields.get("SigPnd", "0"), 16) | int(fields.get("ShdPnd", "0"), 16)
+    kill = 1 << (signal.SIGKILL - 1)
+    return bool(pending & kill) or fields.get("State", "X")[0] in "ZX"
+
+
 def signal_verified(pid: int, signo: int, belongs: Callable[[int], bool]) -> None:
     """Send `signo` to `pid` if it still is one that `belongs`; a gone process is no error.
 

@@ -43,7 +43,7 @@ def parse_number(name: str, text: str) -> int:
     field, parse = NUMBERS[name]
     if text == NO_LIMIT and KINDS[field].may_be_unlimited:
         return UNLIMITED
-    value = parse(text)
+    value = _finite(parse(text), text)
     check_limits(Limits(**{field: value}))  # type: ignore[arg-type] # these fields are numbers
     return value
 
@@ -52,7 +52,7 @@ def parse_rate(name: str, text: str) -> IoLimit:
     """Return the limit in `PATH:RATE`; raises JobError (INVALID_ARGUMENT)."""
     field, parse = RATES[name]
     path, rate = parse_device_rate(text)
-    limit = IoLimit(path, **{field: UNLIMITED if rate == NO_LIMIT else parse(rate)})
+    limit = IoLimit(path, **{field: UNLIMITED if rate == NO_LIMIT else _finite(parse(rate), rate)})
     check_limits(Limits(io=(limit,)))
     return limit
 
@@ -82,6 +82,13 @@ def parse_limit_texts(texts: Mapping[str, object]) -> Limits:
             known = ", ".join([*NUMBERS, "cpuset", *RATES, "oom_group"])
             raise invalid(f"cannot read the limit {name} = {value!r}", f"known limits: {known}")
     return Limits(**values, io=join_rates(rates))  # type: ignore[arg-type] # as checked above
+
+
+def _finite(value: int, text: str) -> int:
+    # The number that stands for "no limit" inside is none that anybody means.
+    if value == UNLIMITED:
+        raise invalid(f"cannot limit a job to {text[:64]}", f"write {NO_LIMIT} for no limit")
+    return value
 
 
 def _text(name: str, value: object) -> str:

@@ -125,7 +125,7 @@ class Limits:
     def swap_bytes(self) -> int | None:
         """What may be swapped (memory.swap.max); None: nothing is said about it."""
         if self.memory_bytes in (None, UNLIMITED):
-            return None
+            return self.memory_bytes
         if self.memory_swap_bytes is None:
             return 0
         if self.memory_swap_bytes == UNLIMITED:

@@ -8,6 +8,9 @@
     keeper -> jobd     {"started": progress} | {"failed": failure}, then {"progress": progress} ...,
                        {"ended": progress} last; on a later connection {"progress": ...} first
     jobd -> keeper     {"op": "stop", "by", "signo", "grace_ms"}   null: the spec's own
+                       {"op": "pause" | "resume", "seq"}
+                       {"op": "update", "limits", "seq"}
+    keeper -> jobd     {"answer": seq, "progress"} or {"answer": seq, "failed": failure}
 
 A keeper outlives the jobd that started it and may meet a newer one, so its messages only ever
 grow: nothing is renamed or given another meaning. The spawner is replaced instead.
@@ -43,12 +46,14 @@ LOG_FILE: Final = "log"
 
 @unique
 class Step(StrEnum):
-    """A step of a start that can fail."""
+    """A step of a start, or of a change to a running job, that can fail."""
 
     ORDER = "order"
     RECORD = "record"
     LOG = "log"
     CGROUP = "cgroup"
+    LIMIT = "limit"
+    DEVICE = "device"
     CONTROL = "control"
     FORK = "fork"
     SIGNALS = "signals"
@@ -61,6 +66,8 @@ class Step(StrEnum):
     JOIN = "join"
     EXEC = "exec"
     KILLED = "killed"
+    STATE = "state"
+    FREEZE = "freeze"
 
 
 @unique
@@ -70,6 +77,8 @@ class Detail(StrEnum):
     NONE = ""
     IS_DIRECTORY = "is_directory"
     NO_INTERPRETER = "no_interpreter"
+    NOT_HELD = "not_held"
+    """The kernel took another limit than the one that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from .errors import invalid
 MAX_CPU: Final = 8191
 """The highest number that Linux gives a CPU (CONFIG_NR_CPUS)."""
 
+_MAX_NAMED: Final = 4 * (MAX_CPU + 1)
+"""How many CPUs a list may name, repetitions counted: a short text can stand for millions."""
 _UNITS: Final = "KMGTP"
 _SIZE = re.compile(
     rf"([0-9]{{1,19}}(?:\.[0-9]{{1,9}})?)(?:([{_UNITS}{_UNITS.lower()}])(?:i?[bB])?|[bB])?"
@@ -73,11 +75,13 @@ def format_count(count: int) -> str:
 def parse_cpuset(text: str) -> frozenset[int]:
     """Return the CPUs that a list like `0-3,6` names."""
     cpus: set[int] = set()
+    named = 0
     for part in text.split(","):
         found = _CPU_RANGE.fullmatch(part)
         first = int(found[1]) if found else 1
         last = int(found[2] or first) if found else 0
-        if first > last or last > MAX_CPU:
+        named += last - first + 1
+        if first > last or last > MAX_CPU or named > _MAX_NAMED:
             raise invalid(f"cannot read the CPUs {text[:64]!r}", "write them as 0-3,6")
         cpus.update(range(first, last + 1))
     return frozenset(cpus)

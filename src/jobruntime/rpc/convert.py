@@ -50,6 +50,12 @@ _CAUSE_TO_PROTO: Final[Mapping[Cause, pb.EndCause]] = {
 }
 _CAUSE_FROM_PROTO: Final = {number: cause for cause, number in _CAUSE_TO_PROTO.items()}
 
+_SCOPE_TO_PROTO: Final[Mapping[OomScope, pb.OomScope]] = {
+    OomScope.JOB: pb.OOM_SCOPE_JOB,
+    OomScope.ABOVE: pb.OOM_SCOPE_ABOVE,
+}
+_SCOPE_FROM_PROTO: Final = {number: scope for scope, number in _SCOPE_TO_PROTO.items()}
+
 
 class UnreadableMessageError(Exception):
     """A message says something that this version does not know, so it must not be guessed at."""
@@ -176,6 +182,30 @@ def cause_from_proto(status: pb.JobStatus) -> Cause | None:
     return _CAUSE_FROM_PROTO.get(status.cause)
 
 
+def stop_from_proto(status: pb.JobStatus) -> StopRequested | None:
+    """Return the first request to stop the job; None if nobody asked."""
+    if not status.HasField("stop_requested"):
+        return None
+    stop = status.stop_requested
+    at_ns = stop.at.seconds * NS + stop.at.nanos
+    return StopRequested(stop.by, at_ns, stop.signal, stop.grace_ms)
+
+
+def oom_from_proto(status: pb.JobStatus) -> Oom | None:
+    """Return what the out-of-memory killer did to the job; None if nothing.
+
+    Raises UnreadableMessageError where this version does not know whose limit was reached.
+    """
+    if not status.HasField("oom"):
+        return None
+    scope = _SCOPE_FROM_PROTO.get(status.oom.scope)
+    if scope is None:
+        raise UnreadableMessageError(
+            f"it ran out of memory within a limit of the number {status.oom.scope:d}"
+        )
+    return Oom(scope, status.oom.kills, status.oom.leader)
+
+
 def usage_to_proto(usage: Usage) -> pb.Usage:
     """Return the message for `usage`; its fields have the same names."""
     return pb.Usage(**encode_usage(usage))
@@ -187,8 +217,7 @@ def usage_from_proto(message: pb.Usage) -> Usage:
 
 
 def _oom_to_proto(oom: Oom) -> pb.Oom:
-    scope = pb.OOM_SCOPE_JOB if oom.scope is OomScope.JOB else pb.OOM_SCOPE_ABOVE
-    return pb.Oom(scope=scope, kills=oom.kills, leader=oom.leader)
+    return pb.Oom(scope=_SCOPE_TO_PROTO[oom.scope], kills=oom.kills, leader=oom.leader)
 
 
 def timestamp_of(at_ns: int) -> Timestamp:

@@ -7,13 +7,15 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from jobruntime.model.durations import parse_duration_ms
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.limit_texts import RATES, parse_limit_texts
+from jobruntime.model.limits import Limits
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7443"
 DEFAULT_UID_COUNT: Final = 65_536
@@ -26,6 +28,7 @@ _UID_SLOTS: Final = 4094
 _MAX_UID: Final = 0xFFFF_FFFD
 _RESERVED_UIDS: Final = (65_534, 65_535)  # nobody, and -1 for 16-bit programs
 _FIRST_REGULAR_UID: Final = 1000
+_NOT_FOR_CEILINGS: Final = (*RATES, "cpuset", "oom_group")
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,5}")
@@ -70,6 +73,9 @@ class Config:
     uid_first: int
     uid_count: int
     cgroup_root: Path | Literal["auto", "none"]
+    default_limits: Limits
+    ceiling: Limits
+    all_limits: Limits
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -99,6 +105,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         ) from error
     top = _Table(path, raw, "")
     tls, jobs, cgroup = top.table("tls"), top.table("jobs"), top.table("cgroup")
+    limits = top.table("limits")
     state_dir = top.path("state_dir", "state")
     runtime_dir = top.path("runtime_dir", "") if top.has("runtime_dir") else None
     uid_first, uid_count = _uids(jobs, state_dir)
@@ -117,8 +124,11 @@ def parse_config(data: bytes, path: Path) -> Config:
         uid_first=uid_first,
         uid_count=uid_count,
         cgroup_root=_cgroup_root(cgroup),
+        default_limits=limits.limits("default"),
+        ceiling=limits.limits("ceiling", forbidden=_NOT_FOR_CEILINGS),
+        all_limits=limits.limits("all", forbidden=("oom_group",)),
     )
-    for table in (top, tls, jobs, cgroup):
+    for table in (top, tls, jobs, cgroup, limits):
         table.refuse_unknown()
     return config
 
@@ -191,7 +201,18 @@ class _Table:
         value = self._values[key] if self.has(key) else {}
         if not isinstance(value, dict):
             raise self.bad(key, "it is not a table", f"write it as [{key}]")
-        return _Table(self._file, value, key)
+        return _Table(self._file, value, f"{self._name}.{key}" if self._name else key)
+
+    def limits(self, key: str, forbidden: Container[str] = ()) -> Limits:
+        table = self.table(key)
+        for name, value in table._values.items():
+            if name in forbidden:
+                raise table.bad(name, f"there is no {key} for it", "remove it")
+            try:
+                parse_limit_texts({name: value})
+            except JobError as error:
+                raise table.bad(name, error.message, error.remedy) from error
+        return parse_limit_texts(table._values)
 
     def text(self, key: str, default: str) -> str:
         value = self._values[key] if self.has(key) else default

@@ -50,6 +50,9 @@ def settings_of(config: Config) -> Settings:
         cgroup_root=str(config.cgroup_root),
         uid_first=config.uid_first if os.geteuid() == 0 else None,
         uid_count=config.uid_count,
+        default_limits=config.default_limits,
+        ceiling=config.ceiling,
+        all_limits=config.all_limits,
     )
 
 
@@ -138,8 +141,18 @@ def _cannot_listen(config: Config, cause: str, remedy: str) -> JobError:
 
 def _announce(config: Config, port: int, worker: LocalWorker) -> None:
     instance = worker.instance
-    where = instance.cgroup_root or "none (jobs are tracked as subreaper)"
-    _logger.info("cgroup: %s", where)
+    tree = instance.tree
+    _logger.info("cgroup: %s", tree.place if tree.root is None else tree.root)
+    if tree.root is not None:
+        _logger.info("cgroup v2 %s", tree.place)
+    enforced = ", ".join(tree.offer.controllers) or "none"
+    _logger.info("limits that jobs can have: %s", enforced)
+    lacks = tree.offer.lacks
+    for remedy in dict.fromkeys(lack.remedy for lack in lacks.values()):
+        missing = [controller for controller, lack in lacks.items() if lack.remedy == remedy]
+        _logger.info(
+            "not to be had: %s (%s: %s)", ", ".join(missing), lacks[missing[0]].cause, remedy
+        )
     if instance.uids:
         _logger.info(
             "jobs run as uids %d to %d, one for each owner",

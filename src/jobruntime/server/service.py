@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import assert_never
+from typing import Final, assert_never
 
 from jobruntime.model.errors import invalid
-from jobruntime.rpc.convert import log_batch_to_proto, log_end_to_proto, spec_of, status_to_proto
+from jobruntime.model.state import State
+from jobruntime.rpc.convert import (
+    log_batch_to_proto,
+    log_end_to_proto,
+    spec_of,
+    status_to_proto,
+    usage_to_proto,
+)
+from jobruntime.rpc.convert_limits import limits_of
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
@@ -16,6 +26,10 @@ from jobruntime.worker import LogBatch, LogEnd, Worker
 from .access import current_caller
 
 _logger = logging.getLogger(__name__)
+
+_INTERVAL_MS: Final = 1_000
+_SHORTEST_INTERVAL_MS: Final = 100
+_LONGEST_INTERVAL_MS: Final = 3_600_000
 
 
 class JobService(service_pb2_grpc.JobServiceServicer):
@@ -51,6 +65,49 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         owner = current_caller().owner
         status = await self._worker.status(_reference(request.job), owner=owner)
         return pb.StatusResponse(status=status_to_proto(status))
+
+    async def Update(self, request: pb.UpdateRequest, context: object) -> pb.UpdateResponse:
+        """Change limits of a running job."""
+        caller = current_caller()
+        changes = limits_of(request.limits)
+        status = await self._worker.update(_reference(request.job), changes, owner=caller.owner)
+        _logger.info("%s changed limits of job %s", caller.principal.name, status.job_id)
+        return pb.UpdateResponse(status=status_to_proto(status))
+
+    async def Pause(self, request: pb.PauseRequest, context: object) -> pb.PauseResponse:
+        """Hold a job still."""
+        caller = current_caller()
+        status = await self._worker.pause(_reference(request.job), owner=caller.owner)
+        _logger.info("%s paused job %s", caller.principal.name, status.job_id)
+        return pb.PauseResponse(status=status_to_proto(status))
+
+    async def Resume(self, request: pb.ResumeRequest, context: object) -> pb.ResumeResponse:
+        """Let a paused job go on."""
+        caller = current_caller()
+        status = await self._worker.resume(_reference(request.job), owner=caller.owner)
+        _logger.info("%s resumed job %s", caller.principal.name, status.job_id)
+        return pb.ResumeResponse(status=status_to_proto(status))
+
+    async def Stats(
+        self, request: pb.StatsRequest, context: object
+    ) -> AsyncIterator[pb.StatsResponse]:
+        """Tell what a job uses, on request until it has ended."""
+        job, owner = _reference(request.job), current_caller().owner
+        interval_ms = request.interval_ms if request.HasField("interval_ms") else _INTERVAL_MS
+        if not _SHORTEST_INTERVAL_MS <= interval_ms <= _LONGEST_INTERVAL_MS:
+            raise invalid(
+                f"cannot tell a job's usage every {interval_ms} ms",
+                f"give {_SHORTEST_INTERVAL_MS} to {_LONGEST_INTERVAL_MS} ms",
+            )
+        while True:
+            usage, status = await self._worker.stats(job, owner=owner)
+            yield pb.StatsResponse(usage=usage_to_proto(usage), status=status_to_proto(status))
+            if not request.follow or status.state is State.TERMINATED:
+                return
+            job = status.job_id  # a name may be given anew
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval_ms / 1000):
+                    await self._worker.wait(job, owner=owner)
 
     async def Logs(
         self, request: pb.LogsRequest, context: object

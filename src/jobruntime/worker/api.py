@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from ..model.frames import Entry, Totals
+from ..model.limits import Limits
 from ..model.spec import JobSpec
 from ..model.status import JobStatus
+from ..model.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Worker(ABC):
 
         Raises JobError: PROGRAM_*, WORKING_DIRECTORY, SPEC_TOO_LARGE, KILLED_BEFORE_EXEC or
         START_STEP_FAILED for what the start ran into; REQUEST_ID_REUSED, NAME_IN_USE;
-        RESOURCE_EXHAUSTED; SPAWNER_UNAVAILABLE.
+        LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, LIMIT_REFUSED, and INVALID_ARGUMENT for limits
+        that contradict each other or the defaults; RESOURCE_EXHAUSTED; SPAWNER_UNAVAILABLE.
         """
 
     @abstractmethod
@@ -71,6 +74,35 @@ class Worker(ABC):
 
         Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT; KEEPER_UNREACHABLE also
         where the job has not ended long after it should have been killed.
+        """
+
+    @abstractmethod
+    async def update(self, job: str, changes: Limits, *, owner: str | None = None) -> JobStatus:
+        """Change what `changes` sets of a running job's limits: all of it, or nothing.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, LIMIT_ABOVE_CEILING,
+        LIMIT_NOT_ENFORCEABLE, LIMIT_REFUSED, WRONG_STATE, KEEPER_UNREACHABLE.
+        """
+
+    @abstractmethod
+    async def pause(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """Hold all processes of a job still; when this returns they are. Repeating it is no error.
+
+        Its timeout goes on, and a stop wakes it.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, LIMIT_NOT_ENFORCEABLE, WRONG_STATE,
+        KEEPER_UNREACHABLE.
+        """
+
+    @abstractmethod
+    async def resume(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """Let a paused job go on; one that runs is left as it is. The errors of `pause`."""
+
+    @abstractmethod
+    async def stats(self, job: str, *, owner: str | None = None) -> tuple[Usage, JobStatus]:
+        """Return what the job has used so far; of one that has ended, its receipt.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS.
         """
 
     @abstractmethod

@@ -7,29 +7,36 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ..model.errors import JobError, Reason, invalid
+from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.protocol import LOG_FILE
 from ..model.record import Progress
 from ..model.spec import JobSpec, check_grace_ms, same_request
 from ..model.state import State
 from ..model.status import JobStatus
+from ..model.usage import Usage
 from .api import LogEnd, LogEvent, Worker
 from .catalogue import Catalogue
 from .instance import Instance, open_instance, remove_places
-from .live import LiveJob
+from .live import ChangeFailedError, LiveJob
 from .logs import LogReader, encode_cursor, parse_cursor, read_log
 from .owners import Owners
+from .policy import LimitPolicy
 from .recovery import Settled, recoverable_ids, settle
 from .reservations import Reservations
 from .settings import Settings
 from .spawner import Spawner
+from .start_errors import change_error
 from .starter import Starter
+from .stats import usage_now
 from .store import JobDirectory, JobRecord, status_of
 from .tail import TailHub
 from .threads import Threads
+from .tree import limit_all_jobs
 
 _T = TypeVar("_T")
 _START_S: Final = 10.0
@@ -37,6 +44,7 @@ _REACH_S: Final = 10.0
 _RECOVERIES: Final = 32
 _ANSWER_S: Final = 45.0
 _OVERDUE_S: Final = 5.0
+_STATS_TRIES: Final = 3
 _logger = logging.getLogger(__name__)
 
 
@@ -65,6 +73,10 @@ class LocalWorker(Worker):
         async with contextlib.AsyncExitStack() as stack:
             self._instance: Instance = open_instance(self._settings)
             stack.callback(self._instance.close)
+            tree = self._instance.tree
+            self._policy = LimitPolicy(self._settings, tree.offer)
+            self._policy.check()
+            limit_all_jobs(tree, self._settings.all_limits)
             self._threads = stack.enter_context(Threads())
             self._owners = Owners(self._instance.state_dir, self._instance.uids)
             stack.callback(self._owners.close)
@@ -176,7 +188,8 @@ class LocalWorker(Worker):
                     f"cannot start a second job named {spec.name!r}: the first has not ended",
                     "stop it, or choose another name",
                 )
-            started = await self._starter.start(spec, owner)
+            limits = self._policy.at_start(spec.limits)
+            started = await self._starter.start(spec, limits, owner)
             self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
@@ -319,6 +332,65 @@ class LocalWorker(Worker):
                 "the operator should look at the host: its processes hang in the kernel, or its "
                 "keeper is stopped (killing the keeper gives the job up as lost)",
             )
+
+    # -- changes of a running job
+
+    async def update(self, job: str, changes: Limits, *, owner: str | None = None) -> JobStatus:
+        """See Worker.update."""
+        if changes == NO_LIMITS:
+            raise invalid("cannot update the job: no limit was named", "name one, e.g. --memory")
+        check_limits(changes)
+        job_id = await self._resolve(job, owner)
+        live = self._live_one(job_id, "update")
+        async with live.changing:  # each starts from what the one before has left
+            limits = self._policy.at_update(live.status.limits, changes)
+            await self._ask(live, {"op": "update", "limits": encode_limits(limits)})
+        return live.status
+
+    async def pause(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """See Worker.pause."""
+        live = self._live_one(await self._resolve(job, owner), "pause")
+        await self._ask(live, {"op": "pause"})
+        return live.status
+
+    async def resume(self, job: str, *, owner: str | None = None) -> JobStatus:
+        """See Worker.resume."""
+        live = self._live_one(await self._resolve(job, owner), "resume")
+        await self._ask(live, {"op": "resume"})
+        return live.status
+
+    def _live_one(self, job_id: str, what: str) -> LiveJob:
+        live = self._live.get(job_id)
+        if live is None:
+            raise JobError(Reason.WRONG_STATE, f"cannot {what} job {job_id}: it has ended")
+        return live
+
+    async def _ask(self, live: LiveJob, message: dict[str, object]) -> None:
+        what = f"{message['op']} job {live.record.job_id}"
+        await live.is_reachable(_REACH_S)
+        try:
+            await live.ask(message, _REACH_S)
+        except ChangeFailedError as error:
+            raise change_error(error.failure, what) from error
+
+    async def stats(self, job: str, *, owner: str | None = None) -> tuple[Usage, JobStatus]:
+        """See Worker.stats."""
+        job_id = await self._resolve(job, owner)
+        tree = self._instance.tree
+        group = None if tree.root is None else f"{tree.jobs}/{job_id}"
+        for _ in range(_STATS_TRIES):
+            status = status_of(*await self._look_up(job_id))
+            try:
+                return await self._threads.in_files(partial(usage_now, group, status)), status
+            except FileNotFoundError:
+                # It has ended, and its keeper is about to say so.
+                if live := self._live.get(job_id):
+                    await live.ends_within(_OVERDUE_S)
+        raise JobError(
+            Reason.KEEPER_UNREACHABLE,
+            f"cannot tell what job {job_id} uses: its cgroup is gone, and its end is not known",
+            "try again in a moment",
+        )
 
     async def logs(
         self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""

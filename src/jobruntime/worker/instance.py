@@ -11,15 +11,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from ..linux import cgroup
 from ..linux.files import make_private_directory
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
 from .settings import Settings
+from .tree import Tree, open_tree
 
 _held: set[str] = set()
 """State directories that this process serves."""
-_LEAVE_S: Final = 2.0
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux (fcntl(2))
 
 
@@ -30,11 +29,16 @@ class Instance:
     state_dir: str
     runtime_dir: str
     work_dir: str
-    cgroup_root: str | None
+    tree: Tree
     uids: range
     lock: int
     owns_runtime_dir: bool = True
     """It was not configured, so it goes when nothing is in it any more."""
+
+    @property
+    def cgroup_root(self) -> str | None:
+        """The instance's own cgroup; None: jobs are tracked as subreaper."""
+        return self.tree.root
 
     @property
     def jobs_dir(self) -> str:
@@ -42,7 +46,8 @@ class Instance:
         return f"{self.state_dir}/jobs"
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, and let go of the cgroups; what runs in them stays."""
+        self.tree.release()
         _release(self.state_dir, self.lock)
 
 
@@ -65,7 +70,7 @@ def open_instance(settings: Settings) -> Instance:
             state_dir=state_dir,
             runtime_dir=_make_runtime_dir(settings, state_dir),
             work_dir=_make_work_dir(settings, state_dir, uids),
-            cgroup_root=_make_cgroups(settings, state_dir),
+            tree=_open_tree(settings, state_dir),
             uids=uids,
             lock=lock,
             owns_runtime_dir=settings.runtime_dir is None,
@@ -175,43 +180,15 @@ def _closed_parent(path: str) -> str | None:
     return None
 
 
-def _make_cgroups(settings: Settings, state_dir: str) -> str | None:
-    match settings.cgroup_root:
-        case "none":
-            return None
-        case "auto":
-            try:
-                return _auto_cgroup(instance_tag(state_dir))
-            except PermissionError:
-                return None
-        case path:
-            try:
-                return _make_tree(path)
-            except OSError as error:
-                raise _unusable("cgroup", path, error) from error
-
-
-def _auto_cgroup(tag: str) -> str | None:
-    hierarchy = cgroup.find_hierarchy()
-    if hierarchy is None:
-        return None
-    own = hierarchy.mount + hierarchy.own.rstrip("/")
-    if hierarchy.own != "/" and cgroup.is_delegated(own):
-        root = _make_tree(own)
-        # The group itself must be left: one with processes can give its children no controllers
-        # ("no internal processes", cgroup-v2.rst).
-        cgroup.make(f"{own}/server")
-        cgroup.join(f"{own}/server")
-        return root
-    if os.geteuid() == 0:
-        return _make_tree(f"{hierarchy.mount}/jobd-{tag}")
-    return _make_tree(f"{own}/jobd-{tag}")
-
-
-def _make_tree(root: str) -> str:
-    for leaf in ("supervisor", "jobs"):
-        cgroup.make(f"{root}/{leaf}")
-    return root
+def _open_tree(settings: Settings, state_dir: str) -> Tree:
+    try:
+        return open_tree(settings.cgroup_root, instance_tag(state_dir))
+    except OSError as error:
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot use the cgroup {settings.cgroup_root}: {error.strerror}",
+            "give jobd a cgroup v2 directory that it may write, or `auto` or `none`",
+        ) from error
 
 
 def remove_places(instance: Instance) -> None:
@@ -224,13 +201,7 @@ def remove_places(instance: Instance) -> None:
         os.rmdir(f"{runtime}/{KEEPER_SOCKETS}")
         if instance.owns_runtime_dir:
             os.rmdir(runtime)
-    if instance.cgroup_root is None:
-        return
-    with contextlib.suppress(OSError):
-        cgroup.wait_empty(f"{instance.cgroup_root}/supervisor", _LEAVE_S)
-        for leaf in ("jobs", "supervisor"):
-            os.rmdir(f"{instance.cgroup_root}/{leaf}")
-        os.rmdir(instance.cgroup_root)
+    instance.tree.remove()
 
 
 def _unusable(what: str, path: str, error: OSError) -> JobError:

@@ -6,12 +6,23 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from ..linux import sockets
 from ..model.errors import JobError, Reason
+from ..model.protocol import Failure, Step, parse_failure
 from ..model.record import Progress, parse_progress
+from ..model.state import State
 from ..model.status import JobStatus
 from .store import JobRecord, status_of
+
+
+class ChangeFailedError(Exception):
+    """The keeper could not make a change to its job; carries the failed step."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class LiveJob:
@@ -27,6 +38,10 @@ class LiveJob:
         self._on_silence = on_silence
         self._socket: socket.socket | None = None
         self._attached = asyncio.Event()
+        self._asked = 0
+        self.changing = asyncio.Lock()
+        """Held by whoever changes its limits."""
+        self._answers: dict[int, asyncio.Future[dict[str, object]]] = {}
 
     @property
     def status(self) -> JobStatus:
@@ -75,16 +90,44 @@ class LiveJob:
     def request_stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
         """Ask the keeper to stop the job; raises JobError (KEEPER_UNREACHABLE) if it can't be."""
         message: dict[str, object] = {"op": "stop", "by": by, "signo": signo, "grace_ms": grace_ms}
+        self._send(message, "stop")
+
+    def _send(self, message: dict[str, object], op: str) -> None:
         try:
             if self._socket is None:
                 raise ConnectionError("not connected")
             sockets.send_message(self._socket, message)
         except OSError as error:
-            raise JobError(
-                Reason.KEEPER_UNREACHABLE,
-                f"cannot stop job {self.record.job_id}: its keeper does not answer: {error}",
-                "try again in a moment",
-            ) from error
+            raise self._silent(op, str(error)) from error
+
+    def _silent(self, op: str, cause: str) -> JobError:
+        return JobError(
+            Reason.KEEPER_UNREACHABLE,
+            f"cannot {op} job {self.record.job_id}: its keeper does not answer: {cause}",
+            "try again in a moment",
+        )
+
+    async def ask(self, message: dict[str, object], timeout_s: float) -> None:
+        """Have the keeper do `message`; when this returns, it has, and `status` tells it.
+
+        Raises JobError (KEEPER_UNREACHABLE), or ChangeFailedError where the keeper could not.
+        """
+        self._asked = seq = self._asked + 1
+        answer: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+        self._answers[seq] = answer
+        try:
+            self._send(message | {"seq": seq}, str(message["op"]))
+            both: set[asyncio.Future[Any]] = {answer, self.ended}
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            del self._answers[seq]
+        if answer.done():
+            if isinstance(failed := answer.result().get("failed"), dict):
+                raise ChangeFailedError(parse_failure(failed))
+            return
+        if not self.ended.done():
+            raise self._silent(str(message["op"]), f"it says nothing for {timeout_s:g} s")
+        raise ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))
 
     def _on_message(self) -> None:
         if self._socket is None:
@@ -102,6 +145,7 @@ class LiveJob:
         self._on_silence(self)
 
     def _take(self, message: dict[str, object]) -> None:
+        seq = message.get("answer")
         for word, value in message.items():
             if not isinstance(value, dict):
                 continue
@@ -109,3 +153,6 @@ class LiveJob:
                 self.finish(parse_progress(value))
             elif word in ("started", "progress"):
                 self.progress = parse_progress(value)
+        answer = self._answers.get(seq) if isinstance(seq, int) else None
+        if answer is not None and not answer.done():
+            answer.set_result(message)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..model.limits import NO_LIMITS, Limits
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -24,3 +26,10 @@ class Settings:
     """First uid of the range from which each owner gets one (as root); None: all jobs run as the
     worker's own user, which as root means as root."""
     uid_count: int = 65536
+    default_limits: Limits = NO_LIMITS
+    """For what a job's own limits do not say."""
+    ceiling: Limits = NO_LIMITS
+    """The most that a job may ask for, and what it gets where nothing is said. Not for I/O rates
+    and the set of CPUs: these are bounded by `all_limits`."""
+    all_limits: Limits = NO_LIMITS
+    """For all jobs together."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from .. import __version__
 from ..linux import sockets
+from ..linux.limits import DECIDING_FILES
 from ..model.errors import JobError, Reason
 from ..model.protocol import SPAWNER_SOCKET, greeting
 from .instance import Instance
@@ -152,6 +153,8 @@ def _arguments(instance: Instance) -> list[str]:
     arguments += ["--peer-uid", str(os.geteuid())]
     if instance.cgroup_root is not None:
         arguments += ["--cgroup-root", instance.cgroup_root]
+        files = sorted(instance.tree.offer.files & DECIDING_FILES)
+        arguments += ["--cgroup-files", ",".join(files)]
     if instance.uids:
         arguments += ["--uid-first", str(instance.uids.start)]
         arguments += ["--uid-count", str(len(instance.uids))]

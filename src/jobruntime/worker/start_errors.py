@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 
 from ..model.errors import JobError, Reason
+from ..model.limits import UNLIMITED, Limits
 from ..model.protocol import Detail, Failure, Step
+from ..model.quantities import format_size
 from ..model.spec import JobSpec
-from ..model.state import signal_name
+from ..model.state import State, signal_name
 
 
-def start_error(failure: Failure, spec: JobSpec) -> JobError:
+def start_error(failure: Failure, spec: JobSpec, limits: Limits) -> JobError:
     """Return the error that tells `failure` to whoever asked for `spec`."""
     cause = os.strerror(failure.errno)
+    memory = limits.memory_bytes
+    if memory not in (None, UNLIMITED) and _lacked_memory(failure):
+        return JobError(
+            Reason.KILLED_BEFORE_EXEC,
+            "cannot start the job: its limit of memory, "
+            f"{format_size(memory or 0)}, is too small to execute {spec.argv[0]!r}",
+            "give a larger --memory",
+        )
     match failure.step:
         case Step.EXEC:
             return _exec_error(failure, spec, cause)
@@ -28,8 +39,10 @@ def start_error(failure: Failure, spec: JobSpec) -> JobError:
                 Reason.KILLED_BEFORE_EXEC,
                 "cannot start the job: it was killed before its program began "
                 f"({signal_name(failure.errno)})",
-                "if it has a memory limit, raise it",
+                "if the memory of all jobs together is limited, it may be used up: try again later",
             )
+        case Step.LIMIT | Step.DEVICE:
+            return limit_error(failure, "start the job")
         case step:
             where = f" ({failure.path})" if failure.path else ""
             return JobError(
@@ -37,6 +50,54 @@ def start_error(failure: Failure, spec: JobSpec) -> JobError:
                 f"cannot start the job: the step {step.value!r} failed: {cause}{where}",
                 _step_remedy(failure),
             )
+
+
+def _lacked_memory(failure: Failure) -> bool:
+    killed = failure.step is Step.KILLED and failure.errno == signal.SIGKILL
+    return killed or (failure.step in (Step.EXEC, Step.JOIN) and failure.errno == errno.ENOMEM)
+
+
+def limit_error(failure: Failure, what: str) -> JobError:
+    """Return the error for a limit that could not be set; `what` was to be done."""
+    if failure.step is Step.DEVICE:
+        return JobError(
+            Reason.LIMIT_REFUSED,
+            f"cannot {what}: no disk can be named for {failure.path}",
+            "name a block device, or a file on one, that the job's user can reach",
+        )
+    if failure.detail is Detail.NOT_HELD:
+        return JobError(
+            Reason.LIMIT_REFUSED,
+            f"cannot {what}: {failure.path} does not hold on this host",
+            "give another value; for --cpuset, CPUs that are online and not kept from jobs",
+        )
+    return JobError(
+        Reason.LIMIT_REFUSED,
+        f"cannot {what}: the kernel refuses {failure.path}: {os.strerror(failure.errno)}",
+        "give another value, or have the operator run `jobd doctor`",
+    )
+
+
+def change_error(failure: Failure, what: str) -> JobError:
+    """Return the error for a change to a running job that its keeper could not make."""
+    match failure.step:
+        case Step.STATE:
+            state = "has ended" if failure.path == State.TERMINATED else f"is {failure.path}"
+            return JobError(Reason.WRONG_STATE, f"cannot {what}: it {state}")
+        case Step.FREEZE if failure.errno == errno.EOPNOTSUPP:
+            return JobError(
+                Reason.LIMIT_NOT_ENFORCEABLE,
+                f"cannot {what}: jobs have no cgroup v2 on this host",
+                "have the operator run `jobd doctor`",
+            )
+        case Step.FREEZE:
+            return JobError(
+                Reason.WRONG_STATE,
+                f"cannot {what}: its processes could not be frozen: {os.strerror(failure.errno)}",
+                "a process of it may hang in the kernel: try again later",
+            )
+        case _:
+            return limit_error(failure, what)
 
 
 def _exec_error(failure: Failure, spec: JobSpec, cause: str) -> JobError:

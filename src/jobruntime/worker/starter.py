@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ..linux import sockets
 from ..linux.files import boot_id, write_all
 from ..model.errors import JobError, Reason
+from ..model.limits import Limits
 from ..model.protocol import parse_failure
 from ..model.record import Progress, parse_progress
 from ..model.spec import JobSpec
@@ -62,9 +63,9 @@ class Starter:
         """Ids of the starts under way: in the catalogue perhaps, but not jobs yet. Whoever takes a
         started job over removes its id."""
 
-    async def start(self, spec: JobSpec, owner: str) -> Started:
-        """Start a job for `owner`; raises JobError as Worker.start does."""
-        record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id)
+    async def start(self, spec: JobSpec, limits: Limits, owner: str) -> Started:
+        """Start a job for `owner` under `limits`; raises JobError as Worker.start does."""
+        record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id, limits)
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:
@@ -105,7 +106,7 @@ class Starter:
 
     async def _spawn(self, record: JobRecord, uid: int | None, directory: JobDirectory) -> Started:
         try:
-            order = _sealed_memfd(encode_order(record.spec))
+            order = _sealed_memfd(encode_order(record))
         except OSError as error:
             raise _short_of("its order can't be given", error) from error
         try:
@@ -130,7 +131,7 @@ class Starter:
         # While the job starts, it goes into the catalogue.
         adding = asyncio.ensure_future(self._threads.in_index(lambda: self._catalogue.add(record)))
         try:
-            progress = _started(await _receive(keeper), record.spec)
+            progress = _started(await _receive(keeper), record)
         except BaseException:
             await asyncio.wait({adding})
             with contextlib.suppress(sqlite3.Error):  # recovery forgets what has no directory
@@ -190,9 +191,9 @@ async def _receive(sock: socket.socket) -> dict[str, object]:
     return received[0]
 
 
-def _started(message: dict[str, object], spec: JobSpec) -> Progress:
+def _started(message: dict[str, object], record: JobRecord) -> Progress:
     if isinstance(failed := message.get("failed"), dict):
-        raise start_error(parse_failure(failed), spec)
+        raise start_error(parse_failure(failed), record.spec, record.limits)
     started = message.get("started") or message.get("ended")
     if not isinstance(started, dict):
         raise ConnectionError(f"the keeper said {message!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..linux.files import (
     create_exclusive,
@@ -16,6 +16,7 @@ from ..linux.files import (
     try_lock,
     write_all,
 )
+from ..model.limits import NO_LIMITS, Limits, encode_limits, parse_limits
 from ..model.protocol import (
     LOG_FILE,
     OUTCOME_FILE,
@@ -40,6 +41,8 @@ class JobRecord:
     spec: JobSpec
     created_at_ns: int
     boot_id: str
+    limits: Limits = NO_LIMITS
+    """What was in force at its start: the spec's own with the server's defaults and ceilings."""
 
 
 class JobDirectory:
@@ -161,9 +164,9 @@ class JobDirectory:
         replace_json(OUTCOME_FILE, encode_progress(progress), self.fd, sync=True)
 
 
-def encode_order(spec: JobSpec) -> bytes:
-    """Return the spec as it is handed to a keeper."""
-    return encode_json(encode_spec(spec))
+def encode_order(record: JobRecord) -> bytes:
+    """Return the spec as it is handed to a keeper, with the limits that it is to enforce."""
+    return encode_json(encode_spec(replace(record.spec, limits=record.limits)))
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
@@ -180,6 +183,10 @@ def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
         ended_at_ns=known.ended_at_ns,
         stop_requested=known.stop_requested,
         timed_out=known.timed_out,
+        killed=known.killed,
+        oom=known.oom,
+        limits=record.limits if known.limits is None else known.limits,
+        usage=known.usage,
     )
 
 
@@ -191,6 +198,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "created_at_ns": record.created_at_ns,
         "boot_id": record.boot_id,
         "spec": encode_spec(record.spec),
+        "limits": encode_limits(record.limits),
     }
 
 
@@ -202,7 +210,12 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
         if not isinstance(created, int):
             raise ValueError("no time of creation")
         return JobRecord(
-            str(raw["job_id"]), str(raw["owner"]), parse_spec(spec), created, str(raw["boot_id"])
+            str(raw["job_id"]),
+            str(raw["owner"]),
+            parse_spec(spec),
+            created,
+            str(raw["boot_id"]),
+            parse_limits(raw.get("limits", {})),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error

@@ -1,0 +1,43 @@
+"""Tells the out-of-memory killer's work on a job from every other SIGKILL."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final
+
+from ..linux.processes import is_dying
+from ..linux.usage import OomWatch
+from ..model.usage import Oom
+
+_RECENT_NS: Final = 1_000_000_000
+
+
+class OomBlame:
+    """What the OOM killer has done to one job, and whether it ended the job's first process."""
+
+    def __init__(self, memory_events: int, *, as_group: bool) -> None:
+        """Take the open memory.events; `as_group` is the job's memory.oom.group."""
+        self._watch = OomWatch(memory_events)
+        self.as_group = as_group
+        self._seen_ns = 0
+
+    def look(self, before: Oom | None, leader: int | None) -> Oom | None:
+        """Return what is to be recorded now, None for nothing new; `leader` None: it has ended."""
+        found = self._watch.look()
+        if found is None:
+            return None
+        self._seen_ns = time.monotonic_ns()
+        if before is not None and before.leader:
+            return replace(before, kills=found.kills)
+        # It may take long to end if it has much memory to give back, so it is looked at now.
+        return replace(found, leader=leader is not None and is_dying(leader))
+
+    def blame(self, known: Oom | None) -> Oom | None:
+        """Return what is to be recorded of a leader that was ended by SIGKILL, not its keeper's."""
+        if known is None or known.leader:
+            return known
+        # As a group it takes all of the job. One by one, the event of the leader's own end came
+        # just before: the kernel counts it, then sends the signal (__oom_kill_process).
+        recent = time.monotonic_ns() - self._seen_ns < _RECENT_NS
+        return replace(known, leader=True) if self.as_group or recent else known
