@@ -214,6 +214,7 @@ def test_of_a_rate_that_is_given_twice_the_last_counts() -> None:
 
 @given(LIMITS, LIMITS)
 def test_no_job_gets_more_than_the_ceiling(limits: Limits, ceiling: Limits) -> None:
+    limits, ceiling = replace(limits, cpuset=None, io=()), replace(ceiling, cpuset=None, io=())
     above = [
         name
         for name in KINDS
@@ -233,6 +234,35 @@ def test_no_job_gets_more_than_the_ceiling(limits: Limits, ceiling: Limits) -> N
             assert found <= most
         if getattr(limits, name) is not None:
             assert found == getattr(limits, name)
+
+
+def test_a_ceiling_of_cpus_bounds_and_refuses() -> None:
+    ceiling = Limits(cpuset="0-3")
+    assert check_ceiling(NO_LIMITS, ceiling).cpuset == "0-3"
+    assert check_ceiling(Limits(cpuset="1,2"), ceiling).cpuset == "1,2"
+    for more in ("3-4", ""):
+        with pytest.raises(JobError, match=r"--cpuset .*: this server allows at most 0-3"):
+            check_ceiling(Limits(cpuset=more), ceiling)
+
+
+def test_a_ceiling_of_io_bounds_each_rate_of_its_path() -> None:
+    ceiling = Limits(io=(IoLimit("/srv", write_bps=10, read_iops=5),))
+    assert check_ceiling(NO_LIMITS, ceiling).io == ceiling.io
+    asked = Limits(io=(IoLimit("/srv", write_bps=3), IoLimit("/var", read_bps=7)))
+    assert check_ceiling(asked, ceiling).io == (
+        IoLimit("/srv", write_bps=3, read_iops=5),
+        IoLimit("/var", read_bps=7),
+    )
+    for more in (11, UNLIMITED):
+        with pytest.raises(
+            JobError, match=r"--io-write-bps /srv:.*: this server allows at most 10"
+        ):
+            check_ceiling(Limits(io=(IoLimit("/srv", write_bps=more),)), ceiling)
+
+
+def test_a_job_without_a_weight_has_no_more_than_its_ceiling() -> None:
+    assert check_ceiling(NO_LIMITS, Limits(cpu_weight=50)).cpu_weight == 50
+    assert check_ceiling(NO_LIMITS, Limits(cpu_weight=500)).cpu_weight == 100
 
 
 @pytest.mark.parametrize("name", ["cpu_millis", "memory_bytes", "memory_high_bytes", "pids"])

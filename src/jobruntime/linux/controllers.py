@@ -171,6 +171,7 @@ def read_offer(jobs: str, mount: str, failed: dict[Controller, OSError]) -> Offe
 
 
 def why_missing(controller: Controller, mount: str, error: OSError | None) -> Lack:
+    """Return why jobs do not have a controller; `error` is what handing it down ran into."""
     name = f"the cgroup v2 controller '{controller}'"
     if error is not None and error.errno == errno.EBUSY:
         return Lack(

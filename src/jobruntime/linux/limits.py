@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable, Container, Iterator
 from typing import Final, NamedTuple
 
-from ..model.limits import IO_RATES, PAGE_BYTES, UNLIMITED, IoLimit, Limits
+from ..model.limits import DEFAULT_WEIGHT, IO_RATES, PAGE_BYTES, UNLIMITED, IoLimit, Limits
 from ..model.quantities import parse_cpuset
 from . import block
 
 _PERIOD_US: Final = 100_000
 _MAX: Final = "max"
 _MAX_BFQ_WEIGHT: Final = 1000
-_DEFAULT_WEIGHT: Final = 100
 
 
 DECIDING_FILES: Final = frozenset(
@@ -82,7 +81,7 @@ def reset_writes(files: Container[str]) -> list[Write]:
     """Return the writes that lift every limit but I/O rates."""
     lifted = Limits(
         cpu_millis=UNLIMITED,
-        cpu_weight=_DEFAULT_WEIGHT,
+        cpu_weight=DEFAULT_WEIGHT,
         cpuset="",
         memory_bytes=UNLIMITED,
         memory_high_bytes=UNLIMITED,
@@ -139,9 +138,9 @@ def _quota(millis: int) -> str:
 def _io_weight(weight: int, files: Container[str]) -> Write:
     if "io.bfq.weight" in files and "io.weight" not in files:
         # BFQ has 1 to 1000 around the same 100; the upper part is scaled, as systemd does it.
-        if weight > _DEFAULT_WEIGHT:
-            span = (_MAX_BFQ_WEIGHT - _DEFAULT_WEIGHT) / (10_000 - _DEFAULT_WEIGHT)
-            weight = round(_DEFAULT_WEIGHT + (weight - _DEFAULT_WEIGHT) * span)
+        if weight > DEFAULT_WEIGHT:
+            span = (_MAX_BFQ_WEIGHT - DEFAULT_WEIGHT) / (10_000 - DEFAULT_WEIGHT)
+            weight = round(DEFAULT_WEIGHT + (weight - DEFAULT_WEIGHT) * span)
         return Write("io.bfq.weight", f"default {weight}")
     return Write("io.weight", f"default {weight}")
 

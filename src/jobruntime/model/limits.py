@@ -19,6 +19,8 @@ UNLIMITED: Final = (1 << 63) - 1
 PAGE_BYTES: Final = 4096
 MAX_BYTES: Final = 1 << 60
 MAX_IO_DEVICES: Final = 64
+DEFAULT_WEIGHT: Final = 100
+"""What the kernel gives to a group without a weight of its own."""
 
 
 @unique
@@ -212,17 +214,54 @@ def check_ceiling(limits: Limits, ceiling: Limits) -> Limits:
         asked: int | None = getattr(limits, name)
         if most is None:
             continue
-        if asked is None and kind.may_be_unlimited and name != "memory_swap_bytes":
-            bounded[name] = most
-        elif asked is not None and asked > most:
-            shown = "max" if asked == UNLIMITED else kind.format(asked)
-            raise JobError(
-                Reason.LIMIT_ABOVE_CEILING,
-                f"cannot run a job with {kind.flag} {shown}: this server allows at most "
-                f"{kind.format(most)}",
-                f"give {kind.format(most)} or less",
-            )
-    return replace(limits, **bounded)  # type: ignore[arg-type] # all of these fields are numbers
+        if asked is not None and asked > most:
+            raise _above(f"{kind.flag} {_shown(kind, asked)}", kind.format(most))
+        # A job that says nothing has no limit, or the weight 100; of swap it has none.
+        if asked is None and name != "memory_swap_bytes":
+            bounded[name] = most if kind.may_be_unlimited else min(most, DEFAULT_WEIGHT)
+    return replace(
+        limits,
+        cpuset=_bounded_cpuset(limits.cpuset, ceiling.cpuset),
+        io=_bounded_io(limits.io, ceiling.io),
+        **bounded,  # type: ignore[arg-type] # all of these fields are numbers
+    )
+
+
+def _bounded_cpuset(asked: str | None, most: str | None) -> str | None:
+    if not most or asked is None:
+        return asked if asked is not None else most
+    if asked == "" or not parse_cpuset(asked) <= parse_cpuset(most):
+        raise _above(f"--cpuset {asked or 'max'}", most)
+    return asked
+
+
+def _bounded_io(asked: tuple[IoLimit, ...], ceiling: tuple[IoLimit, ...]) -> tuple[IoLimit, ...]:
+    # Two paths on one disk are met where they are resolved: there the stricter rate holds.
+    found = {limit.path: limit for limit in asked}
+    for most in ceiling:
+        own = found.get(most.path, IoLimit(most.path))
+        for name, (flag, _, _) in IO_RATES.items():
+            rate: int | None = getattr(most, name)
+            wanted: int | None = getattr(own, name)
+            if rate is not None and wanted is not None and wanted > rate:
+                shown = "max" if wanted == UNLIMITED else str(wanted)
+                raise _above(f"{flag} {most.path}:{shown}", str(rate))
+            if rate is not None and wanted is None:
+                own = replace(own, **{name: rate})  # type: ignore[arg-type] # these are numbers
+        found[most.path] = own
+    return tuple(found.values())
+
+
+def _shown(kind: Kind, value: int) -> str:
+    return "max" if value == UNLIMITED else kind.format(value)
+
+
+def _above(asked: str, most: str) -> JobError:
+    return JobError(
+        Reason.LIMIT_ABOVE_CEILING,
+        f"cannot run a job with {asked}: this server allows at most {most}",
+        f"give {most} or less",
+    )
 
 
 def encode_limits(limits: Limits) -> dict[str, object]:

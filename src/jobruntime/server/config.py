@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from jobruntime.model.durations import parse_duration_ms
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.model.limit_texts import RATES, parse_limit_texts
+from jobruntime.model.limit_texts import parse_limit_texts
 from jobruntime.model.limits import Limits
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7443"
@@ -28,7 +28,6 @@ _UID_SLOTS: Final = 4094
 _MAX_UID: Final = 0xFFFF_FFFD
 _RESERVED_UIDS: Final = (65_534, 65_535)  # nobody, and -1 for 16-bit programs
 _FIRST_REGULAR_UID: Final = 1000
-_NOT_FOR_CEILINGS: Final = (*RATES, "cpuset", "oom_group")
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,5}")
@@ -125,7 +124,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         uid_count=uid_count,
         cgroup_root=_cgroup_root(cgroup),
         default_limits=limits.limits("default"),
-        ceiling=limits.limits("ceiling", forbidden=_NOT_FOR_CEILINGS),
+        ceiling=limits.limits("ceiling", forbidden=("oom_group",)),
         all_limits=limits.limits("all", forbidden=("oom_group",)),
     )
     for table in (top, tls, jobs, cgroup, limits):

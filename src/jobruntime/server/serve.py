@@ -23,6 +23,7 @@ from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
 from .config import Config, read_config
+from .notify import notify
 from .service import JobService
 
 _logger = logging.getLogger("jobd")
@@ -89,8 +90,10 @@ async def _serve_worker(
     port = _bind(server, config, credentials)
     await server.start()
     _announce(config, port, worker)
+    notify("READY=1")
     if await requests.get() == STOP_WITH_JOBS:
         await _end_jobs(worker, requests)
+    notify("STOPPING=1")
     _logger.info("stopping; %d jobs go on", len(worker.running))
     await server.stop(_CALLS_GRACE_S)
 

@@ -49,7 +49,7 @@ class Scope:
         self._holder.wait()
 
 
-def is_available() -> bool:
+def has_systemd() -> bool:
     """Return whether a systemd runs here that can be asked for a scope by this user."""
     if not os.path.isdir("/run/systemd/system") or shutil.which("systemd-run") is None:
         return False

@@ -29,7 +29,6 @@ class Settings:
     default_limits: Limits = NO_LIMITS
     """For what a job's own limits do not say."""
     ceiling: Limits = NO_LIMITS
-    """The most that a job may ask for, and what it gets where nothing is said. Not for I/O rates
-    and the set of CPUs: these are bounded by `all_limits`."""
+    """The most that a job may ask for, and what it gets where nothing is said."""
     all_limits: Limits = NO_LIMITS
     """For all jobs together."""

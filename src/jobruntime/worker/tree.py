@@ -23,8 +23,7 @@ from ..linux.controllers import Offer, enable, has_controllers, read_offer, unen
 from ..linux.limits import LimitError, apply_writes, io_writes, limit_writes, reset_writes
 from ..model.errors import JobError, Reason
 from ..model.limits import NO_LIMITS, Limits
-from . import scope
-from .scope import Scope
+from .scope import Scope, ScopeError, has_systemd, open_scope
 
 _LEAVE_S: Final = 2.0
 _logger = logging.getLogger(__name__)
@@ -94,11 +93,10 @@ def _auto(hierarchy: cgroup.Hierarchy, tag: str) -> Tree:
     mount, own = hierarchy.mount, hierarchy.mount + hierarchy.own.rstrip("/")
     if delegated := delegated_group(mount, own):
         return _make(delegated, mount, [], "delegated by the service manager", leave=own)
-    if has_controllers(mount) and scope.is_available():
+    if has_controllers(mount) and has_systemd():
         try:
-            found = scope.open_scope(tag, mount)
-            return _make(found.root, mount, [], "a scope of systemd's", scope=found)
-        except scope.ScopeError as error:
+            return _make_in_scope(open_scope(tag, mount), mount)
+        except ScopeError as error:
             _logger.warning("cannot have a scope of systemd's: %s", error)
     if os.geteuid() != 0:
         return _make(f"{own}/jobd-{tag}", mount, [], "in jobd's own group, not delegated")
@@ -108,6 +106,14 @@ def _auto(hierarchy: cgroup.Hierarchy, tag: str) -> Tree:
             f"{mount}/jobd-{tag}", mount, [mount], "the container's own cgroup", first=leave
         )
     return _make(f"{mount}/jobd-{tag}", mount, [mount], "at the top, as root")
+
+
+def _make_in_scope(scope: Scope, mount: str) -> Tree:
+    try:
+        return _make(scope.root, mount, [], "a scope of systemd's", scope=scope)
+    except BaseException:
+        scope.close()
+        raise
 
 
 def delegated_group(mount: str, own: str) -> str | None:
