@@ -222,8 +222,8 @@ class Keeper:
 
     def _on_leader_end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
-        self._look_for_oom()
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
+        self._look_for_oom()
         if self._oom and self._outcome == _SIGKILLED and not self._progress.killed:
             oom = self._oom.blame(self._progress.oom)
             self._progress = replace(self._progress, oom=oom)
