@@ -224,9 +224,10 @@ class Keeper:
         code = os.waitstatus_to_exitcode(status)
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
         self._look_for_oom()
-        if self._oom and self._outcome == _SIGKILLED and not self._progress.killed:
-            oom = self._oom.blame(self._progress.oom)
-            self._progress = replace(self._progress, oom=oom)
+        if self._oom and self._outcome != _SIGKILLED:
+            self._progress = replace(self._progress, oom=self._oom.acquit(self._progress.oom))
+        elif self._oom and not self._progress.killed:
+            self._progress = replace(self._progress, oom=self._oom.blame(self._progress.oom))
         if self._job.files.events >= 0:
             self._poll.register(self._job.files.events, select.POLLPRI)
         if not self._is_over():  # it left others behind, and the job ends with its first process

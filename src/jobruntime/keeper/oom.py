@@ -33,6 +33,13 @@ class OomBlame:
         # It may take long to end if it has much memory to give back, so it is looked at now.
         return replace(found, leader=leader is not None and is_dying(leader))
 
+    def acquit(self, known: Oom | None) -> Oom | None:
+        """Return what is to be recorded of a leader that was not ended by SIGKILL.
+
+        It may have been taken for dying: it had ended by itself, and was not reaped yet.
+        """
+        return None if known is None else replace(known, leader=False)
+
     def blame(self, known: Oom | None) -> Oom | None:
         """Return what is to be recorded of a leader that was ended by SIGKILL, not its keeper's."""
         if known is None or known.leader:

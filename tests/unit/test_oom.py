@@ -1,0 +1,29 @@
+"""Whom the keeper takes for a victim of the out-of-memory killer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jobruntime.keeper.oom import OomBlame
+from jobruntime.model.usage import Oom, OomScope
+
+
+def test_a_leader_that_ended_by_itself_is_no_victim_though_it_was_taken_for_dying(
+    tmp_path: Path,
+) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("oom 0\noom_kill 0\n")
+    fd = os.open(events, os.O_RDONLY)
+    leader = os.posix_spawn("/bin/true", ["true"], {})
+    try:
+        oom = OomBlame(fd, as_group=False)
+        events.write_text("oom 1\noom_kill 1\n")  # a child of the leader's
+        os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
+        found = oom.look(None, leader)
+        assert found == Oom(OomScope.JOB, 1, leader=True)
+        assert oom.acquit(found) == Oom(OomScope.JOB, 1, leader=False)
+    finally:
+        os.waitpid(leader, 0)
+        os.close(fd)
+    assert OomBlame(-1, as_group=True).acquit(None) is None
