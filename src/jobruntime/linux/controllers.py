@@ -89,8 +89,8 @@ _NO_IO_WEIGHT: Final = Lack(
 
 def _weighs_io(offer: Offer) -> bool:
     # Both files may be there and do nothing: it is a scheduler that weighs, and each disk has one.
-    if "io.bfq.weight" in offer.files and "io.weight" not in offer.files:
-        return any("[bfq]" in text for text in _schedulers())
+    if "io.bfq.weight" in offer.files and any("[bfq]" in text for text in _schedulers()):
+        return True
     if "io.weight" in offer.files:
         with contextlib.suppress(OSError):
             return "enable=1" in read_file("/sys/fs/cgroup", "io.cost.qos")
@@ -185,7 +185,7 @@ def why_missing(controller: Controller, mount: str, error: OSError | None) -> La
             "run jobd as root, or as a service with Delegate=yes",
         )
     v1 = "blkio" if controller is Controller.IO else controller.value
-    if v1 in _v1_controllers():
+    if v1 in v1_controllers():
         return Lack(
             f"this host has the controller '{controller}' as cgroup version 1",
             "boot it with systemd.unified_cgroup_hierarchy=1 (kernel command line), so that all "
@@ -203,7 +203,8 @@ def why_missing(controller: Controller, mount: str, error: OSError | None) -> La
     )
 
 
-def _v1_controllers() -> set[str]:
+def v1_controllers() -> set[str]:
+    """Return the controllers that this host has as cgroup version 1, by their names there."""
     found: set[str] = set()
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:

@@ -71,7 +71,7 @@ def limit_writes(limits: Limits, files: Container[str]) -> list[Write]:
         add("cpu.max", _quota(limits.cpu_millis))
     add("cpuset.cpus", limits.cpuset)
     if limits.io_weight is not None:
-        writes.append(_io_weight(limits.io_weight, files))
+        writes += _io_weights(limits.io_weight, files)
     if "memory.oom.group" in files:
         add("memory.oom.group", int(limits.oom_group is not False))
     return writes
@@ -135,14 +135,23 @@ def _quota(millis: int) -> str:
     return f"{quota} {_PERIOD_US}"
 
 
-def _io_weight(weight: int, files: Container[str]) -> Write:
-    if "io.bfq.weight" in files and "io.weight" not in files:
-        # BFQ has 1 to 1000 around the same 100; the upper part is scaled, as systemd does it.
-        if weight > DEFAULT_WEIGHT:
-            span = (_MAX_BFQ_WEIGHT - DEFAULT_WEIGHT) / (10_000 - DEFAULT_WEIGHT)
-            weight = round(DEFAULT_WEIGHT + (weight - DEFAULT_WEIGHT) * span)
-        return Write("io.bfq.weight", f"default {weight}")
-    return Write("io.weight", f"default {weight}")
+def _io_weights(weight: int, files: Container[str]) -> list[Write]:
+    # Kernels of distributions have both files: one is BFQ's, the other io.cost's, and which of
+    # them weighs on a disk may change at any time.
+    writes = []
+    if "io.bfq.weight" in files:
+        writes.append(Write("io.bfq.weight", f"default {_bfq_weight(weight)}"))
+    if "io.weight" in files or not writes:
+        writes.append(Write("io.weight", f"default {weight}"))
+    return writes
+
+
+def _bfq_weight(weight: int) -> int:
+    # BFQ has 1 to 1000 around the same 100; the upper part is scaled, as systemd does it.
+    if weight <= DEFAULT_WEIGHT:
+        return weight
+    span = (_MAX_BFQ_WEIGHT - DEFAULT_WEIGHT) / (10_000 - DEFAULT_WEIGHT)
+    return round(DEFAULT_WEIGHT + (weight - DEFAULT_WEIGHT) * span)
 
 
 def _stricter(one: str | None, other: str) -> str:
