@@ -16,6 +16,7 @@ import subprocess
 from typing import IO, Final
 
 _READY_S: Final = 15.0
+_RUN: Final = ("systemd-run", "--scope", "--quiet", "--collect")
 _HOLD: Final = """
 scope=$1$(sed -n 's/^0:://p' /proc/self/cgroup)
 scope=${scope%/supervisor}
@@ -64,18 +65,26 @@ def open_scope(tag: str, mount: str) -> Scope:
     unit = f"jobd-{tag}.scope"
     root = _find(unit, mount)
     if root is not None:
-        return _hold(["sh", "-c", _JOIN, "sh", root])
-    command = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={unit}"]
-    if os.geteuid() != 0:
-        command.append("--user")
-    command += ["--property=Delegate=yes", f"--description=Jobs of jobd {tag}"]
-    return _hold([*command, "sh", "-c", _HOLD, "sh", mount])
+        return _hold([*launcher(), "sh", "-c", _JOIN, "sh", root])
+    options = [f"--unit={unit}", "--property=Delegate=yes", f"--description=Jobs of jobd {tag}"]
+    return _hold([*_RUN, *_whose(), *options, "sh", "-c", _HOLD, "sh", mount])
+
+
+def launcher() -> list[str]:
+    """Return the words before a command that shall be able to join a scope.
+
+    Root may move any process. A user may only where all of the way between the two groups is his:
+    not from his login's group, but from a scope of his own systemd.
+    """
+    return [] if os.geteuid() == 0 else [*_RUN, *_whose()]
+
+
+def _whose() -> list[str]:
+    return [] if os.geteuid() == 0 else ["--user"]
 
 
 def _find(unit: str, mount: str) -> str | None:
-    command = ["systemctl", "show", "--property=ControlGroup", "--value", unit]
-    if os.geteuid() != 0:
-        command.insert(1, "--user")
+    command = ["systemctl", *_whose(), "show", "--property=ControlGroup", "--value", unit]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_READY_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

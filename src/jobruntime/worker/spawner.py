@@ -16,6 +16,7 @@ from ..linux.limits import DECIDING_FILES
 from ..model.errors import JobError, Reason
 from ..model.protocol import SPAWNER_SOCKET, greeting
 from .instance import Instance
+from .scope import launcher
 
 _ENTRY: Final = str(Path(__file__).parent.parent / "keeper" / "__main__.py")
 _READY_S: Final = 20.0
@@ -118,11 +119,14 @@ class Spawner:
         # posix_spawn and not fork: this process may have gRPC's threads (grpc issue 22624).
         ready, ready_end = os.pipe2(os.O_CLOEXEC)
         try:
-            pid = os.posix_spawn(  # noqa: ASYNC221 - returns once the child runs, in 1 ms
-                sys.executable,
-                # By path and isolated: neither site-packages nor the environment can change it.
-                [sys.executable, "-I", "-S", _ENTRY, *self._arguments],
-                {"PATH": os.defpath, "LANG": "C.UTF-8"},
+            # By path and isolated: neither site-packages nor the environment can change it.
+            command = [sys.executable, "-I", "-S", _ENTRY, *self._arguments]
+            if self._instance.tree.scope is not None:
+                command = [*launcher(), *command]
+            pid = os.posix_spawnp(  # noqa: ASYNC221 - returns once the child runs, in 1 ms
+                command[0],
+                command,
+                {"PATH": os.defpath, "LANG": "C.UTF-8"} | _session(),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
                     (os.POSIX_SPAWN_DUP2, ready_end, 1),
@@ -146,6 +150,12 @@ class Spawner:
                 raise ConnectionError("it ended at its start")
         finally:
             os.close(ready)
+
+
+def _session() -> dict[str, str]:
+    # How systemd-run finds the user's systemd; jobs get an environment of their own.
+    names = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _arguments(instance: Instance) -> list[str]:

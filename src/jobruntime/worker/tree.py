@@ -59,7 +59,8 @@ class Tree:
             cgroup.wait_empty(f"{self.root}/supervisor", _LEAVE_S)
             for leaf in ("jobs", "supervisor"):
                 os.rmdir(f"{self.root}/{leaf}")
-            os.rmdir(self.root)
+            if self.scope is None:  # a scope's group is systemd's: it would miss the scope's end
+                os.rmdir(self.root)
 
 
 def open_tree(setting: str, tag: str) -> Tree:
