@@ -21,6 +21,10 @@ test: ## Check and test everything (under 10 minutes)
 test-long: ## The same with the long tests, in full size
 	@JOBRUNTIME_LONG=1 scripts/test.sh -m "long or not long" --timeout 3600
 
+.PHONY: test-systemd
+test-systemd: ## Test it as a service of a real systemd, in a guest with a Debian of its own
+	@scripts/test-systemd.sh
+
 .PHONY: check
 check: dev ## Format, lint, types, imports, proto, generated files
 	@scripts/node.sh

@@ -1,12 +1,32 @@
 #!/usr/bin/env bash
-# Sees to the Debian packages that the tests need: installs what is missing as root, else says how to.
+# Sees to the Debian packages that the tests need, with `guest` those of a guest with cgroup v2,
+# with `systemd` what makes a guest with systemd:
+# installs what is missing as root, else says how to.
 set -euo pipefail
 
 missing=()
-command -v openssl >/dev/null || missing+=(openssl)
-command -v node >/dev/null || missing+=(nodejs)
-command -v npm >/dev/null || missing+=(npm)
-command -v ps >/dev/null || missing+=(procps)
+PATH=$PATH:/usr/sbin:/sbin
+
+# need PROGRAM PACKAGE
+need() {
+	command -v "$1" >/dev/null || missing+=("$2")
+}
+
+case ${1:-tests} in
+tests)
+	need openssl openssl
+	need node nodejs
+	need npm npm
+	need ps procps
+	;;
+guest) # tests/bed
+	need linux.uml user-mode-linux
+	need mkfs.ext4 e2fsprogs
+	;;
+systemd) # scripts/test-systemd.sh
+	need debootstrap debootstrap
+	;;
+esac
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -40,7 +40,10 @@ T = TypeVar("T")
 BIN: Final = Path(sys.executable).parent
 LONG: Final = os.environ.get("JOBRUNTIME_LONG") == "1"
 IS_ROOT: Final = os.geteuid() == 0
-DEADLINE_S: Final = 30.0
+PATIENCE: Final = float(os.environ.get("JOBRUNTIME_PATIENCE", "1"))  # more of it in a slow guest
+DEADLINE_S: Final = 30.0 * PATIENCE
+RUN_S: Final = 60.0 * PATIENCE
+LOGS_S: Final = 100.0 * PATIENCE
 MIB: Final = 1 << 20
 
 
@@ -72,7 +75,9 @@ def free_port() -> int:
             return port
 
 
-def jobd(*args: str | Path, home: Path, timeout: float = 60) -> subprocess.CompletedProcess[bytes]:
+def jobd(
+    *args: str | Path, home: Path, timeout: float = RUN_S
+) -> subprocess.CompletedProcess[bytes]:
     """Run the real `jobd` with nothing of this user's settings."""
     return subprocess.run(
         [BIN / "jobd", *args],
@@ -221,19 +226,44 @@ class Api:
         )
         return response.status
 
+    def update(self, job: str, **limits: object) -> pb.JobStatus:
+        """Change limits of a job and return its status; `limits` are the fields of Limits."""
+        request = pb.UpdateRequest(job=job, limits=pb.Limits(**limits))  # type: ignore[arg-type]
+        response: pb.UpdateResponse = self.stub.Update(request, timeout=DEADLINE_S)
+        return response.status
+
+    def pause(self, job: str) -> pb.JobStatus:
+        """Pause a job and return its status."""
+        response: pb.PauseResponse = self.stub.Pause(pb.PauseRequest(job=job), timeout=DEADLINE_S)
+        return response.status
+
+    def resume(self, job: str) -> pb.JobStatus:
+        """Let a paused job go on and return its status."""
+        response: pb.ResumeResponse = self.stub.Resume(
+            pb.ResumeRequest(job=job), timeout=DEADLINE_S
+        )
+        return response.status
+
+    def usage(self, job: str) -> pb.Usage:
+        """Return what a job has used so far, or its receipt."""
+        [response] = self.stub.Stats(pb.StatsRequest(job=job), timeout=DEADLINE_S)
+        return cast(pb.StatsResponse, response).usage
+
     def stream(
-        self, job: str, *, follow: bool = True, cursor: str = "", timeout: float = 100
+        self, job: str, *, follow: bool = True, cursor: str = "", timeout: float = LOGS_S
     ) -> Iterator[pb.LogsResponse]:
         """Return the messages of a Logs call as they come."""
         request = pb.LogsRequest(job=job, follow=follow, cursor=cursor)
         messages: Iterator[pb.LogsResponse] = self.stub.Logs(request, timeout=timeout)
         return messages
 
-    def logs(self, job: str, *, follow: bool = True, cursor: str = "", timeout: float = 100) -> Log:
+    def logs(
+        self, job: str, *, follow: bool = True, cursor: str = "", timeout: float = LOGS_S
+    ) -> Log:
         """Return all of a Logs call."""
         return gather(self.stream(job, follow=follow, cursor=cursor, timeout=timeout))
 
-    def wait(self, job: str, timeout: float = 60) -> pb.JobStatus:
+    def wait(self, job: str, timeout: float = RUN_S) -> pb.JobStatus:
         """Return the status of a job once it has ended: the end of its log tells it."""
         for message in self.stream(job, timeout=timeout):
             if message.HasField("end"):
@@ -289,7 +319,7 @@ class Client:
         }
 
     def run(
-        self, *args: str | bytes | Path, input: bytes | None = None, timeout: float = 60
+        self, *args: str | bytes | Path, input: bytes | None = None, timeout: float = RUN_S
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `jobc`; whatever its exit code is."""
         stdin: dict[str, object] = {"input": input} if input else {"stdin": subprocess.DEVNULL}
@@ -302,7 +332,7 @@ class Client:
             **stdin,
         )
 
-    def output(self, *args: str | bytes | Path, timeout: float = 60) -> bytes:
+    def output(self, *args: str | bytes | Path, timeout: float = RUN_S) -> bytes:
         """Run `jobc`, which must succeed and say nothing on stderr; return its stdout."""
         done = self.run(*args, timeout=timeout)
         assert (done.returncode, done.stderr) == (0, b""), (done.returncode, done.stderr)
@@ -336,13 +366,13 @@ class Client:
         value: dict[str, object] = json.loads(self.output("status", "-o", "json", job))
         return value
 
-    def logs_raw(self, job: str, *flags: str, timeout: float = 100) -> tuple[bytes, bytes]:
+    def logs_raw(self, job: str, *flags: str, timeout: float = LOGS_S) -> tuple[bytes, bytes]:
         """Return both streams as `jobc logs --raw` writes them, after the job's end."""
         done = self.run("logs", "--raw", *flags, job, timeout=timeout)
         assert done.returncode == 0, done.stderr
         return done.stdout, done.stderr
 
-    def stop(self, job: str, *flags: str, timeout: float = 60) -> None:
+    def stop(self, job: str, *flags: str, timeout: float = RUN_S) -> None:
         """Run `jobc stop`, which must succeed in silence."""
         assert self.output("stop", *flags, job, timeout=timeout) == b""
 
@@ -503,6 +533,12 @@ class Instance:
         assert self._output is not None
         told = self._output.wait_for(r"cgroup: (.*)\n")[1]
         return Path(told) if told.startswith("/") else None
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """The controllers that jobs can be limited with here, as the server told at its start."""
+        told = self.wait_stderr(r"limits that jobs can have: (.*)\n")[1]
+        return frozenset() if told == "none" else frozenset(told.split(", "))
 
     # the server
 

@@ -196,6 +196,14 @@ def test_a_user_without_root_has_limits_through_his_own_systemd(directory: Path)
     assert f"user@{entry.pw_uid}.service" in group.parts
     assert group.parents[1].name.endswith(".scope")
     service.assert_limits_hold()
-    service.jobc("stop", job)
     run(*become, "systemctl", "--user", "stop", "jobd")
+    assert (group / "cgroup.procs").read_text().strip()
+
+    # From a shell, whose group is not within the user's systemd: what is moved into the scope must
+    # take the way through it.
+    with subprocess.Popen([*become, *service.command.split()]) as server:
+        assert service.jobc("status", job) == "running"
+        service.assert_limits_hold()
+        service.jobc("stop", job)
+        server.terminate()
     eventually(is_gone(group.parents[1]), DEADLINE_S, "the end of the scope")

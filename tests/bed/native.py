@@ -1,0 +1,84 @@
+"""What the tests of limits need where they run: root, cgroup v2's controllers and a disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from jobruntime.linux import cgroup
+
+CONTROLLERS: Final = ("cpu", "io", "memory", "pids")
+DISK_BYTES: Final = 256 << 20
+
+_FILES: Final = ("cpu.max", "io.max", "memory.max", "pids.max")
+_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def missing() -> str | None:
+    """Return what the tests of limits lack here; None where they can run."""
+    if os.geteuid() != 0:
+        return "they need root"
+    hierarchy = cgroup.find_hierarchy()
+    if hierarchy is None:
+        return "no cgroup v2 is mounted here"
+    top = Path(hierarchy.mount)
+    lacking = [name for name in CONTROLLERS if name not in _words(top / "cgroup.controllers")]
+    if lacking:
+        return f"the cgroup v2 in {top} lacks {', '.join(lacking)}"
+    try:
+        _try_controllers(top)
+        with tempfile.TemporaryDirectory() as scratch, disk(Path(scratch)):
+            return None
+    except OSError as error:
+        return f"the controllers in {top} cannot be used: {error.strerror}"
+    except subprocess.CalledProcessError as error:
+        return f"a disk cannot be made: {error.stderr.decode().strip()}"
+
+
+@contextmanager
+def disk(scratch: Path) -> Iterator[Path]:
+    """Give a directory on a block device of its own, writable for everybody."""
+    if "BED_DISK" in os.environ:
+        yield Path(os.environ["BED_DISK"])
+        return
+    image, place = scratch / "disk.img", scratch / "disk"
+    place.mkdir()
+    image.touch()
+    os.truncate(image, DISK_BYTES)
+    _run("mkfs.ext4", "-q", "-F", str(image))
+    _run("mount", "-o", "loop", str(image), str(place))
+    try:
+        place.chmod(0o1777)
+        yield place
+    finally:
+        _run("umount", str(place))
+
+
+def _try_controllers(top: Path) -> None:
+    """Give a new group the controllers, and take away again what was not there before."""
+    switches = top / "cgroup.subtree_control"
+    before = _words(switches)
+    added = [name for name in CONTROLLERS if name not in before]
+    group = top / f"bed-{os.getpid()}"
+    group.mkdir()
+    try:
+        switches.write_text(" ".join(f"+{name}" for name in added))
+        for name in _FILES:
+            (group / name).read_text()
+        switches.write_text(" ".join(f"-{name}" for name in added))
+    finally:
+        group.rmdir()
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split()
+
+
+def _run(*words: str) -> None:
+    env = {"PATH": _PATH}
+    subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, env=env, check=True)
