@@ -18,6 +18,7 @@ a first server:
   jobd cert issue alice --role user --dir ~/jobs
   jobd stop --config ~/jobs/jobd.toml         end the server; jobs go on
   jobd stop --config ~/jobs/jobd.toml --jobs  end the jobs, too
+  jobd doctor --config ~/jobs/jobd.toml       see what this host lacks, and try every limit
 
 exit codes: 0 done, 1 refused or failed (one sentence on stderr), 2 wrong usage
 """
@@ -59,7 +60,22 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", action="store_true", help="first end every job, each with its signal and grace"
     )
     stop.set_defaults(module="stop")
+    _add_doctor(commands)
     return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from .doctor import flags
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="see what this host lacks, and try every limit",
+        description=flags.DESCRIPTION,
+        epilog=flags.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_arguments(doctor)
+    doctor.set_defaults(module="doctor.command")
 
 
 def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

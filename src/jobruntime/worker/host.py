@@ -12,7 +12,9 @@ from typing import Final
 
 from ..linux.block import DeviceError
 from ..linux.block import disk_of as _disk_of
+from ..linux.controllers import v1_controllers
 from ..linux.libc import is_clock_synchronized as _is_clock_synchronized
+from ..model.limits import Controller
 
 _KIB: Final = 1024
 
@@ -109,6 +111,11 @@ def free_swap_bytes() -> int | None:
     if not areas:
         return None
     return sum(int(fields[-3]) - int(fields[-2]) for fields in areas) * _KIB
+
+
+def is_hybrid() -> bool:
+    """Return whether this host has controllers that limit jobs as cgroup version 1."""
+    return not v1_controllers().isdisjoint({"blkio", *Controller})
 
 
 def unmapped_uid(uids: range) -> int | None:

@@ -1,0 +1,1 @@
+"""`jobd doctor`: what this host offers to jobs, and whether its limits really hold."""
