@@ -30,6 +30,12 @@ USER: Final = "carol"
 DEADLINE_S: Final = 90.0  # the guest has one slow CPU
 
 
+@pytest.fixture(scope="module", autouse=True)
+def guest() -> None:
+    """Refuse to touch the users, units and directories of a host that somebody uses."""
+    assert Path("/run/bed").is_dir(), "these tests change the system: `make test-systemd` runs them"
+
+
 def run(*words: str | Path, env: dict[str, str] | None = None, check: bool = True) -> str:
     """Return what the command prints; with `check` it must succeed."""
     done = subprocess.run(
