@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobruntime.model.frames import segment_name
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen.service_pb2_grpc import JobServiceStub
 from jobruntime.rpc.tls import CHANNEL_OPTIONS, channel_credentials, grpc
@@ -64,7 +65,7 @@ class Instance:
 
     def log_of(self, job_id: str) -> Path:
         """Return where the job's log is."""
-        return self.directory / "jobs/state/jobs" / job_id / "log"
+        return self.directory / "jobs/state/jobs" / job_id / segment_name(0)
 
     def wait_released(self, job_ids: Sequence[str]) -> None:
         """Return when each job's own directory is gone, which it is when nothing of it lives.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobruntime.model.frames import segment_name
 from tests.support import Client, Instance, eventually, is_alive, processes_of
 
 # Counts until there is a file named "end" in its directory, then ends with the code $0.
@@ -29,7 +30,7 @@ def start_counting(client: Client, exit_code: int = 0) -> str:
 
 def wait_for_more(instance: Instance, job: str) -> None:
     """Return once the job's log has grown."""
-    log = instance.jobs_dir / job / "log"
+    log = instance.jobs_dir / job / segment_name(0)
     size = log.stat().st_size
     eventually(lambda: log.stat().st_size > size, what="more output")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobruntime.model.frames import segment_name
 from jobruntime.rpc.gen import service_pb2 as pb
 from tests.conftest import MakeInstance
 from tests.support import MIB, Client, Instance, eventually, processes_of
@@ -125,7 +126,7 @@ def test_output_is_kept_again_once_there_is_room(
     parts += [step.format("two"), "echo after"]
     job = alice.start("--", "sh", "-c", "; ".join(parts))
     home = small.work_dir / job
-    log = small.jobs_dir / job / "log"
+    log = small.jobs_dir / job / segment_name(0)
     eventually(lambda: b"before" in log.read_bytes())
     ballast = fill(disk)
     (home / "one").touch()

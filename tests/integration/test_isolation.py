@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobruntime.model.frames import segment_name
 from tests.conftest import MakeInstance
 from tests.support import Client, Instance, environment_of, eventually, processes_of, status_fields
 
@@ -186,7 +187,7 @@ def target(shared: Instance, bob: Client) -> Iterator[Target]:
             "pid": pid,
             "home": home,
             "record": shared.jobs_dir / job,
-            "log": shared.jobs_dir / job / "log",
+            "log": shared.jobs_dir / job / segment_name(0),
             "state": shared.config.state_dir,
             "pki": shared.directory / "pki",
             "runtime": shared.runtime_dir,

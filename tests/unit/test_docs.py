@@ -12,14 +12,18 @@ from jobruntime.cli.failure import Exit
 from jobruntime.cli.settings import Settings
 from jobruntime.model.errors import Reason
 from jobruntime.model.frames import (
-    FILE_HEADER,
+    BLOCK_BYTES,
+    BLOCK_HEADER,
     FRAME_HEADER,
     MAX_DATA_BYTES,
     VERSION,
+    BlockHeader,
     Chunk,
     Gap,
     Stream,
+    encode_block_header,
     encode_gap,
+    parse_block_header,
     parse_frames,
     write_header,
 )
@@ -79,14 +83,14 @@ def test_the_table_of_exit_codes_is_jobcs() -> None:
 
 def test_the_example_of_the_log_format_is_what_it_says() -> None:
     data = hex_example()
-    assert data.startswith(FILE_HEADER)
-    frames = list(parse_frames(data[len(FILE_HEADER) :]))
+    assert parse_block_header(data) == BlockHeader(BLOCK_BYTES, 0)
+    frames = list(parse_frames(data[BLOCK_HEADER.size :]))
     assert tuple(entry for _, entry in frames) == EXAMPLE
-    assert frames[-1][0] == len(data) - len(FILE_HEADER)
+    assert frames[-1][0] == len(data) - BLOCK_HEADER.size
 
 
 def test_the_code_writes_the_example_byte_for_byte() -> None:
-    written = bytearray(FILE_HEADER)
+    written = bytearray(encode_block_header(BlockHeader(BLOCK_BYTES, 0)))
     for entry in EXAMPLE:
         if isinstance(entry, Gap):
             written += encode_gap(entry)

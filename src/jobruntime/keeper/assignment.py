@@ -76,7 +76,10 @@ class Assignment(NamedTuple):
     """The I/O limits, as the fields of IoLimit: only the keeper may wait for a path's disk."""
     oom_group: bool
     peer_uids: tuple[int, ...]
-    log_size: int
+    log: tuple[object, ...]
+    """The log's bounds, as the fields of LogPolicy."""
+    log_reserve_bytes: int
+    """Free room on the disk that the log leaves to others."""
     started_record: tuple[bytes, bytes]
     """The first status record, before and after the moment of the start."""
     files: Files
@@ -104,7 +107,8 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         large = fds.pop()
         data = read_whole(large)
         os.close(large)
-    job_id, paths, stopping, program, io, oom_group, peers, log_size, record = marshal.loads(data)  # noqa: S302
+    job_id, paths, stopping, program, *plain = marshal.loads(data)  # noqa: S302
+    io, oom_group, peers, log, reserve, record = plain
     group = [*fds[12:], -1, -1, -1][:3]
     files = Files(*fds[:12], *group)
     return Assignment(
@@ -115,7 +119,8 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         io,
         oom_group,
         peers,
-        log_size,
+        log,
+        reserve,
         record,
         files,
     )

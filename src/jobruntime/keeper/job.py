@@ -19,6 +19,7 @@ from ..linux.signals import SIGCHLD, set_signal
 from ..linux.usage import read_usage, usage_of_children
 from ..model.frames import Stream
 from ..model.limits import IoLimit
+from ..model.log_policy import parse_log_policy
 from ..model.protocol import (
     STATUS_FILE,
     Failure,
@@ -32,16 +33,18 @@ from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
 from ..model.usage import Usage
 from .assignment import Assignment
-from .capture import Capture
+from .capture import Capture, LogFullError
 from .limits import apply_io, update_limits
 from .oom import OomBlame
 from .outcome import OutcomeFile
 from .payload import run_payload
 from .peers import Peers
 from .prepare import discard, release
+from .segments import Segments
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
 _NS_PER_MS: Final = 1_000_000
+_ROOM_NS: Final = 500 * _NS_PER_MS
 _LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
 _SIGKILLED: Final = Signaled(int(signal.SIGKILL))
 
@@ -82,9 +85,12 @@ class _Deadlines:
 
     timeout: int | None = None
     kill: int | None = None
+    room: int | None = None
+    """When to look again whether the log has room."""
 
     def wait_ms(self) -> int | None:
-        moments = [moment for moment in (self.timeout, self.kill) if moment is not None]
+        every = (self.timeout, self.kill, self.room)
+        moments = [moment for moment in every if moment is not None]
         if not moments:
             return None
         left = min(moments) - time.monotonic_ns()
@@ -104,7 +110,10 @@ class Keeper:
         self._job = job
         self._leader = 0
         self._pipes = {files.stdout: Stream.STDOUT, files.stderr: Stream.STDERR}
-        self._capture = Capture(files.log, job.log_size)
+        policy = parse_log_policy(list(job.log))
+        segments = Segments(files.log, files.directory, policy, job.log_reserve_bytes)
+        self._capture = Capture(segments, policy)
+        self._is_held = False
         self._tracker: Tracker = (
             SubreaperTracker()
             if job.paths.cgroup is None
@@ -247,7 +256,7 @@ class Keeper:
         if self._outcome is None:
             self._progress = replace(self._progress, killed=True)
         self._killing = True
-        self._deadlines = _Deadlines()
+        self._deadlines = _Deadlines(room=self._deadlines.room)
         self._tracker.kill_all()
 
     def _check_deadlines(self) -> None:
@@ -259,6 +268,9 @@ class Keeper:
             self._begin_stop(self._job.stopping.signo, self._job.stopping.grace_ms)
         if deadlines.kill is not None and now >= deadlines.kill:
             self._kill()
+        if deadlines.room is not None and now >= deadlines.room:
+            deadlines.room = None
+            self._look_for_room()
 
     # -- stopping
 
@@ -322,14 +334,42 @@ class Keeper:
     # -- output
 
     def _on_output(self, pipe: int) -> None:
+        if self._is_held:
+            return
         try:
             more = self._capture.read_once(self._pipes[pipe], pipe)
         except BlockingIOError:
             return  # the job has read it itself, through /dev/stdout
+        except LogFullError:
+            self._hold()
+            return
+        if self._capture.wants_room and self._deadlines.room is None:
+            self._deadlines.room = time.monotonic_ns() + _ROOM_NS
         if not more:
             self._poll.unregister(pipe)
             del self._pipes[pipe]
             os.close(pipe)
+
+    def _hold(self) -> None:
+        # The job is to wait for room: nobody reads its pipes meanwhile.
+        self._is_held = True
+        for pipe in self._pipes:
+            self._poll.unregister(pipe)
+        self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+
+    def _look_for_room(self) -> None:
+        # No file system tells when it has room again, so this is asked now and then.
+        try:
+            self._capture.retry()
+        except LogFullError:
+            self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+            return
+        if self._capture.wants_room:
+            self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+        if self._is_held:
+            self._is_held = False
+            for pipe in self._pipes:
+                self._poll.register(pipe, select.POLLIN)
 
     # -- the server
 
@@ -389,7 +429,7 @@ class Keeper:
             state=next_state(self._progress.state, Event.ENDED),
             outcome=self._outcome,
             ended_at_ns=time.time_ns(),
-            log_size=self._capture.size,
+            log_size=self._capture.end,
             totals=self._capture.totals,
             gaps=tuple(self._capture.gaps.values()),
             usage=self._receipt(),

@@ -28,6 +28,8 @@ class Site:
     peer_uid: int
     cgroup_files: frozenset[str]
     """Files of a job's group that not every host has, and that change how limits are written."""
+    log_reserve_bytes: int
+    """Free room on the disk that logs leave to others."""
     uids: range
     """The uids (and gids of the same number) that jobs may be given; empty: the spawner's own."""
 

@@ -15,8 +15,9 @@ from dataclasses import astuple
 from ..linux import sockets
 from ..linux.files import create_exclusive, encode_json, write_all
 from ..linux.limits import limit_writes
-from ..model.frames import FILE_HEADER
-from ..model.protocol import KEEPER_SOCKETS, LOG_FILE, STATUS_FILE, Failure, Step, StepError
+from ..model.frames import BlockHeader, block_bytes_for, encode_block_header, segment_name
+from ..model.log_policy import LogPolicy, encode_log_policy
+from ..model.protocol import KEEPER_SOCKETS, STATUS_FILE, Failure, Step, StepError
 from ..model.record import Progress, encode_progress
 from ..model.state import State
 from .assignment import Assignment, Files, Paths, Program, Stopping
@@ -27,6 +28,7 @@ from .payload import DEFAULT_PATH, program_candidates
 from .tracking import CgroupTracker
 
 _TIME_MARK = 1234567890123456789
+_FIRST_SEGMENT = segment_name(0)
 
 
 def prepare(order: Order, reply: int) -> Assignment:
@@ -49,7 +51,8 @@ def prepare(order: Order, reply: int) -> Assignment:
         io=tuple(astuple(limit) for limit in spec.limits.io),
         oom_group=spec.limits.oom_group is not False,
         peer_uids=order.peer_uids,
-        log_size=len(FILE_HEADER),
+        log=tuple(encode_log_policy(spec.log)),
+        log_reserve_bytes=site.log_reserve_bytes,
         started_record=_started_record(),
         files=files,
     )
@@ -59,7 +62,7 @@ def discard(job: Assignment) -> None:
     """Undo `prepare`: the job never ran and none of its processes is left."""
     release(job)
     OutcomeFile(job.files.directory, job.files.outcome).discard()
-    for name in (LOG_FILE, STATUS_FILE):
+    for name in (_FIRST_SEGMENT, STATUS_FILE):
         os.unlink(name, dir_fd=job.files.directory)
 
 
@@ -85,8 +88,8 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
         undo.callback(outcome.discard)
         status = _create(order, STATUS_FILE, undo)
     with _step(Step.LOG):
-        log = _create(order, LOG_FILE, undo)
-        write_all(log, FILE_HEADER)
+        log = _create(order, _FIRST_SEGMENT, undo)
+        write_all(log, _first_header(order.spec.log))
     with _step(Step.HOME, order.site.work_dir):
         _make_home(paths.home, order.uid)
         undo.callback(_remove_home, paths.home)
@@ -136,6 +139,10 @@ def _create(order: Order, name: str, undo: contextlib.ExitStack) -> int:
     undo.callback(os.unlink, name, dir_fd=order.directory)
     undo.callback(os.close, fd)
     return fd
+
+
+def _first_header(policy: LogPolicy) -> bytes:
+    return encode_block_header(BlockHeader(block_bytes_for(policy.max_bytes), 0))
 
 
 def _make_home(home: str, uid: int | None) -> None:

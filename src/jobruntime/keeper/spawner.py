@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
         cgroup_root=arguments.cgroup_root,
         cgroup_files=frozenset(arguments.cgroup_files.split(",")),
         peer_uid=arguments.peer_uid,
+        log_reserve_bytes=arguments.log_reserve_bytes,
         uids=range(arguments.uid_first, arguments.uid_first + arguments.uid_count),
     )
     lock = os.open(
@@ -102,6 +103,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cgroup-root")
     parser.add_argument("--cgroup-files", default="")
     parser.add_argument("--peer-uid", type=int, required=True)
+    parser.add_argument("--log-reserve-bytes", type=int, default=0)
     parser.add_argument("--uid-first", type=int, default=0)
     parser.add_argument("--uid-count", type=int, default=0)
     return parser.parse_args(argv)

@@ -20,6 +20,7 @@ _TIME_ERROR: Final = 5
 _SYS_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 
 IN_MODIFY: Final = 0x002
+IN_CREATE: Final = 0x100
 IN_Q_OVERFLOW: Final = 0x4000
 
 

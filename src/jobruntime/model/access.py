@@ -29,6 +29,8 @@ class Verb(StrEnum):
     UPDATE = "update"
     PAUSE = "pause"
     RESUME = "resume"
+    REMOVE = "remove"
+    PRUNE = "prune"
 
 
 @unique

@@ -41,7 +41,6 @@ SPEC_FILE: Final = "spec.json"
 STATUS_FILE: Final = "status.json"
 OUTCOME_FILE: Final = "outcome.json"
 PARTIAL_OUTCOME_FILE: Final = f"{OUTCOME_FILE}.new"
-LOG_FILE: Final = "log"
 
 
 @unique

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Final, assert_never
 
 from .frames import Gap, Stream, Totals
@@ -25,7 +25,8 @@ class Progress:
     stop_requested: StopRequested | None = None
     timed_out: bool = False
     log_size: int | None = None
-    """Length of the finished log in bytes; None while it grows, or where nobody finished it."""
+    """Where the finished log ends, what was dropped from its start included; None while it grows,
+    or where nobody finished it."""
     totals: Totals = field(default_factory=Totals)
     gaps: tuple[Gap, ...] = ()
     """Gaps that found no room in the log itself; they belong to its end."""
@@ -51,7 +52,7 @@ def encode_progress(progress: Progress) -> dict[str, object]:
         "stop_requested": stop and [stop.by, stop.at_ns, stop.signo, stop.grace_ms],
         "timed_out": progress.timed_out,
         "log_size": progress.log_size,
-        "totals": [totals.stdout_bytes, totals.stderr_bytes, totals.lost_bytes],
+        "totals": list(astuple(totals)),
         "gaps": [[g.stream, g.lost_bytes, g.first_ns, g.last_ns, g.cause] for g in progress.gaps],
         "killed": progress.killed,
         "oom": oom and [oom.scope.value, oom.kills, oom.leader],

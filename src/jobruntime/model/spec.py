@@ -11,6 +11,13 @@ from typing import Final
 from .durations import MAX_MS
 from .errors import JobError, Reason, invalid
 from .limits import NO_LIMITS, Limits, check_limits, encode_limits, parse_limits
+from .log_policy import (
+    NO_POLICY,
+    LogPolicy,
+    check_log_policy,
+    encode_log_policy,
+    parse_log_policy,
+)
 
 DEFAULT_GRACE_MS: Final = 10_000
 MAX_ARGUMENTS_BYTES: Final = 6 * 1024 * 1024
@@ -41,6 +48,7 @@ class JobSpec:
     timeout_ms: int | None = None
     request_id: str | None = field(default=None)
     limits: Limits = NO_LIMITS
+    log: LogPolicy = NO_POLICY
 
     def __post_init__(self) -> None:
         """Refuse a spec that breaks a rule; raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE)."""
@@ -51,6 +59,7 @@ class JobSpec:
         _check_labels(self.labels)
         _check_times(self)
         check_limits(self.limits)
+        check_log_policy(self.log)
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise invalid(
                 f"cannot name a job {self.name!r}",
@@ -76,6 +85,7 @@ def encode_spec(spec: JobSpec) -> dict[str, object]:
         "timeout_ms": spec.timeout_ms,
         "request_id": spec.request_id,
         "limits": encode_limits(spec.limits),
+        "log": encode_log_policy(spec.log),
     }
 
 
@@ -83,6 +93,7 @@ def parse_spec(raw: dict[str, object]) -> JobSpec:
     """Return what `encode_spec` wrote; raises JobError or LookupError, TypeError, ValueError."""
     values = dict(raw)
     values["limits"] = parse_limits(values.get("limits", {}))  # absent in what older versions wrote
+    values["log"] = parse_log_policy(values.get("log"))
     values["argv"] = tuple(values["argv"])  # type: ignore[arg-type]
     for key in ("env", "labels"):
         values[key] = tuple((name, value) for name, value in values[key])  # type: ignore[attr-defined]

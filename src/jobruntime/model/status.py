@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .limits import NO_LIMITS, Limits
+from .log_policy import NO_POLICY, LogPolicy
 from .spec import JobSpec
 from .state import Outcome, State
 from .usage import Oom, Usage
@@ -42,6 +43,8 @@ class JobStatus:
     oom: Oom | None = None
     limits: Limits = NO_LIMITS
     """What is in force, the server's defaults included; at the end what was then."""
+    log: LogPolicy = NO_POLICY
+    """The bounds of its log, the server's defaults included."""
     usage: Usage | None = None
     """The receipt of a job that has ended; None before, and where nobody could write one."""
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobruntime.model.cause import Cause, cause_of
 from jobruntime.model.errors import invalid
-from jobruntime.model.frames import Chunk, Entry, Stream, Totals
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
 from jobruntime.model.usage import Oom, OomScope, Usage, encode_usage
 
 from .convert_limits import limits_of, limits_to_proto
+from .convert_logs import log_policy_of, log_policy_to_proto
 from .gen import service_pb2 as pb
 
 NS: Final = 1_000_000_000
@@ -29,12 +29,6 @@ _STATE_TO_PROTO: Final[Mapping[State, pb.JobState]] = {
     State.TERMINATED: pb.JOB_STATE_TERMINATED,
 }
 _STATE_FROM_PROTO: Final = {number: state for state, number in _STATE_TO_PROTO.items()}
-
-
-_STREAM_TO_PROTO: Final[Mapping[Stream, pb.LogStream]] = {
-    Stream.STDOUT: pb.LOG_STREAM_STDOUT,
-    Stream.STDERR: pb.LOG_STREAM_STDERR,
-}
 
 
 _CAUSE_TO_PROTO: Final[Mapping[Cause, pb.EndCause]] = {
@@ -78,6 +72,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         timeout_ms=request.timeout_ms if request.HasField("timeout_ms") else None,
         request_id=request.request_id or None,
         limits=limits_of(request.limits),
+        log=log_policy_of(request.log),
     )
 
 
@@ -100,6 +95,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         timeout_ms=spec.timeout_ms,
         request_id=spec.request_id or "",
         limits=limits_to_proto(spec.limits),
+        log=log_policy_to_proto(spec.log),
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -174,6 +170,7 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         cause=_CAUSE_TO_PROTO[cause] if (cause := cause_of(status)) is not None else None,
         limits=limits_to_proto(status.limits),
         usage=usage_to_proto(status.usage) if status.usage is not None else None,
+        log=log_policy_to_proto(status.log),
     )
 
 
@@ -271,37 +268,3 @@ def _is_utf8(text: str) -> bool:
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def log_batch_to_proto(entries: Sequence[Entry]) -> pb.LogsBatch:
-    """Return the message for pieces of a log."""
-    return pb.LogsBatch(entries=[_entry_to_proto(entry) for entry in entries])
-
-
-def _entry_to_proto(entry: Entry) -> pb.LogEntry:
-    if isinstance(entry, Chunk):
-        return pb.LogEntry(
-            chunk=pb.LogChunk(
-                stream=_STREAM_TO_PROTO[entry.stream], time_ns=entry.time_ns, data=entry.data
-            )
-        )
-    return pb.LogEntry(
-        gap=pb.LogGap(
-            stream=_STREAM_TO_PROTO[entry.stream],
-            lost_bytes=entry.lost_bytes,
-            first_ns=entry.first_ns,
-            last_ns=entry.last_ns,
-            cause=_utf8(entry.cause),
-        )
-    )
-
-
-def log_end_to_proto(complete: bool, totals: Totals, status: JobStatus) -> pb.LogsEnd:  # noqa: FBT001
-    """Return the message that ends a whole stream."""
-    return pb.LogsEnd(
-        complete=complete,
-        stdout_bytes=totals.stdout_bytes,
-        stderr_bytes=totals.stderr_bytes,
-        lost_bytes=totals.lost_bytes,
-        status=status_to_proto(status),
-    )

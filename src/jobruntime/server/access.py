@@ -33,6 +33,8 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}Update": Verb.UPDATE,
     f"{_PREFIX}Pause": Verb.PAUSE,
     f"{_PREFIX}Resume": Verb.RESUME,
+    f"{_PREFIX}Remove": Verb.REMOVE,
+    f"{_PREFIX}Prune": Verb.PRUNE,
 }
 """What each method asks for. A method that is missing here is refused."""
 

@@ -24,6 +24,7 @@ from jobruntime.worker import LocalWorker, Settings
 from .access import AccessInterceptor
 from .config import Config, read_config
 from .notify import notify
+from .search import compile_search
 from .service import JobService
 
 _logger = logging.getLogger("jobd")
@@ -69,7 +70,7 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
-    async with LocalWorker(settings_of(config)) as worker:
+    async with LocalWorker(settings_of(config), compile_search) as worker:
         try:
             await _serve_worker(config, credentials, worker, requests)
         finally:

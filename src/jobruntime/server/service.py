@@ -11,14 +11,9 @@ from typing import Final, assert_never
 
 from jobruntime.model.errors import invalid
 from jobruntime.model.state import State
-from jobruntime.rpc.convert import (
-    log_batch_to_proto,
-    log_end_to_proto,
-    spec_of,
-    status_to_proto,
-    usage_to_proto,
-)
+from jobruntime.rpc.convert import spec_of, status_to_proto, usage_to_proto
 from jobruntime.rpc.convert_limits import limits_of
+from jobruntime.rpc.convert_logs import log_batch_to_proto, log_query_of
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
@@ -114,21 +109,29 @@ class JobService(service_pb2_grpc.JobServiceServicer):
     ) -> AsyncIterator[pb.LogsResponse]:
         """Stream a job's output."""
         events = self._worker.logs(
-            _reference(request.job),
-            owner=current_caller().owner,
-            follow=request.follow,
-            cursor=request.cursor,
+            _reference(request.job), log_query_of(request), owner=current_caller().owner
         )
         async with aclosing(events):  # type: ignore[type-var] # it is a generator
             async for event in events:
                 match event:
                     case LogBatch(entries, cursor):
                         yield pb.LogsResponse(batch=log_batch_to_proto(entries), cursor=cursor)
-                    case LogEnd(complete, totals, status, cursor):
-                        end = log_end_to_proto(complete, totals, status)
-                        yield pb.LogsResponse(end=end, cursor=cursor)
+                    case LogEnd():
+                        yield pb.LogsResponse(end=_end_to_proto(event), cursor=event.cursor)
                     case _:
                         assert_never(event)
+
+
+def _end_to_proto(end: LogEnd) -> pb.LogsEnd:
+    return pb.LogsEnd(
+        complete=end.complete,
+        stdout_bytes=end.totals.stdout_bytes,
+        stderr_bytes=end.totals.stderr_bytes,
+        lost_bytes=end.totals.lost_bytes,
+        status=status_to_proto(end.status),
+        sent_stdout_bytes=end.sent_stdout_bytes,
+        sent_stderr_bytes=end.sent_stderr_bytes,
+    )
 
 
 def _reference(job: str) -> str:

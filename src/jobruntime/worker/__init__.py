@@ -9,11 +9,14 @@ It needs no gRPC, and nothing but the standard library.
 """
 
 from ..model.errors import JobError, Reason
+from ..model.log_policy import LogFull, LogPolicy
+from ..model.log_query import LogQuery
 from ..model.spec import JobSpec
 from ..model.state import Exited, Lost, Outcome, Signaled, State
 from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Worker
 from .engine import LocalWorker
+from .log_filter import LineSearch
 from .settings import Settings
 
 __all__ = [
@@ -21,10 +24,14 @@ __all__ = [
     "JobError",
     "JobSpec",
     "JobStatus",
+    "LineSearch",
     "LocalWorker",
     "LogBatch",
     "LogEnd",
     "LogEvent",
+    "LogFull",
+    "LogPolicy",
+    "LogQuery",
     "Lost",
     "Outcome",
     "Reason",

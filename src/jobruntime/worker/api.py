@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..model.frames import Entry, Totals
 from ..model.limits import Limits
+from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.spec import JobSpec
 from ..model.status import JobStatus
 from ..model.usage import Usage
@@ -25,14 +26,16 @@ class LogBatch:
 class LogEnd:
     """The last event of a whole stream.
 
-    `complete` is whether the job has ended and this was all of its output; `totals` count the
-    whole log up to here, whatever part of it was asked for.
+    `complete` is whether this was all that was asked for: the job has ended, or the query's
+    `until` has come. `totals` count the whole log up to here, `sent_*` what this reading gave.
     """
 
     complete: bool
     totals: Totals
     status: JobStatus
     cursor: str
+    sent_stdout_bytes: int = 0
+    sent_stderr_bytes: int = 0
 
 
 LogEvent = LogBatch | LogEnd
@@ -121,12 +124,11 @@ class Worker(ABC):
 
     @abstractmethod
     def logs(
-        self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""
+        self, job: str, query: LogQuery = WHOLE_LOG, *, owner: str | None = None
     ) -> AsyncIterator[LogEvent]:
-        """Yield the job's output from `cursor` on (the first byte by default), then one LogEnd.
+        """Yield what `query` asks for of the job's output, then one LogEnd.
 
-        With `follow` it goes on until the job has ended; without, it stops at the present end.
-
-        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, CURSOR_INVALID; LOG_UNREADABLE where the
-        log is damaged, after all that could be read was yielded.
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, CURSOR_INVALID, INVALID_ARGUMENT for a
+        pattern that is none; LOG_UNREADABLE where the log is damaged, after all that could be read
+        was yielded.
         """

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ..model.errors import JobError, Reason, invalid
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
-from ..model.protocol import LOG_FILE
+from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.record import Progress
 from ..model.spec import JobSpec, check_grace_ms, same_request
 from ..model.state import State
@@ -23,7 +23,9 @@ from .api import LogEnd, LogEvent, Worker
 from .catalogue import Catalogue
 from .instance import Instance, open_instance, remove_places
 from .live import ChangeFailedError, LiveJob
-from .logs import LogReader, encode_cursor, parse_cursor, read_log
+from .log_filter import LineSearch
+from .log_reader import encode_cursor
+from .logs import LogReading
 from .owners import Owners
 from .policy import LimitPolicy
 from .recovery import Settled, recoverable_ids, settle
@@ -55,9 +57,16 @@ class LocalWorker(Worker):
     them, those that ended meanwhile too.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Take the settings; nothing happens before the context is entered."""
+    def __init__(
+        self, settings: Settings, compile_search: Callable[[str], LineSearch] | None = None
+    ) -> None:
+        """Take the settings; nothing happens before the context is entered.
+
+        `compile_search` makes of a pattern what finds a log's lines; it raises JobError
+        (INVALID_ARGUMENT). Without it no log can be searched.
+        """
         self._settings = settings
+        self._compile_search = compile_search
         self._live: dict[str, LiveJob] = {}
         self._reservations = Reservations()
         self._closing = False
@@ -189,7 +198,8 @@ class LocalWorker(Worker):
                     "stop it, or choose another name",
                 )
             limits = self._policy.at_start(spec.limits)
-            started = await self._starter.start(spec, limits, owner)
+            log = self._policy.log_at_start(spec.log)
+            started = await self._starter.start(spec, limits, log, owner)
             self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
@@ -247,7 +257,7 @@ class LocalWorker(Worker):
         finally:
             # Also where the catalogue could not be written: it is only an index.
             self._live.pop(job_id, None)
-            self._tail.wake(self._log_path(job_id))
+            self._tail.wake(f"{self._instance.jobs_dir}/{job_id}")
 
     # -- recovery
 
@@ -393,7 +403,7 @@ class LocalWorker(Worker):
         )
 
     async def logs(
-        self, job: str, *, owner: str | None = None, follow: bool = True, cursor: str = ""
+        self, job: str, query: LogQuery = WHOLE_LOG, *, owner: str | None = None
     ) -> AsyncIterator[LogEvent]:
         """See Worker.logs."""
         job_id = await self._resolve(job, owner)
@@ -403,35 +413,36 @@ class LocalWorker(Worker):
         def progress() -> Progress | None:
             return live.progress if live is not None else course
 
-        path = self._log_path(job_id)
-        reader = self._open_log(path, cursor)
-        with contextlib.closing(reader), contextlib.ExitStack() as stack:
-            course_now = progress()
-            ended = course_now is not None and course_now.state is State.TERMINATED
-            await reader.check_start(cursor, ended=ended)
-            changed = stack.enter_context(self._tail.following(path)) if follow and live else None
-            async for batch in read_log(reader, progress, changed):
+        directory = f"{self._instance.jobs_dir}/{job_id}"
+        search = self._search(query.grep)
+        with (
+            contextlib.closing(_open_log(directory, query, search)) as reading,
+            contextlib.ExitStack() as stack,
+        ):
+            await reading.start()
+            follows = query.follow and live is not None
+            changed = stack.enter_context(self._tail.following(directory)) if follows else None
+            async for batch in reading.read(progress, changed):
                 yield batch
             known = progress()
-            complete = known is not None and known.log_size is not None
-            position = reader.position
             yield LogEnd(
-                complete, position.totals, status_of(record, known), encode_cursor(position)
+                reading.is_over or (known is not None and known.log_size is not None),
+                reading.position.totals,
+                status_of(record, known),
+                encode_cursor(reading.position),
+                reading.sent.stdout_bytes,
+                reading.sent.stderr_bytes,
             )
 
-    def _open_log(self, path: str, cursor: str) -> LogReader:
-        position = parse_cursor(cursor)
-        try:
-            return LogReader(path, position)
-        except FileNotFoundError as error:
-            raise JobError(
-                Reason.LOG_UNREADABLE,
-                "cannot read the log: the job has none",
-                "it was removed, or the host crashed as the job began",
-            ) from error
-
-    def _log_path(self, job_id: str) -> str:
-        return f"{self._instance.jobs_dir}/{job_id}/{LOG_FILE}"
+    def _search(self, pattern: str) -> LineSearch | None:
+        if not pattern:
+            return None
+        if self._compile_search is None:
+            raise invalid(
+                "cannot search in the log: this program has no engine for it",
+                "give LocalWorker one (compile_search)",
+            )
+        return self._compile_search(pattern)
 
     async def _resolve(self, reference: str, owner: str | None) -> str:
         live = self._live.get(reference)
@@ -482,6 +493,17 @@ async def _reporting(work: Coroutine[None, None, None]) -> None:
         await work
     except Exception as error:  # noqa: BLE001
         _logger.error("%s", error)
+
+
+def _open_log(directory: str, query: LogQuery, search: LineSearch | None) -> LogReading:
+    try:
+        return LogReading(directory, query, search)
+    except FileNotFoundError as error:
+        raise JobError(
+            Reason.LOG_UNREADABLE,
+            "cannot read the log: the job has none",
+            "it was removed, or the host crashed as the job began",
+        ) from error
 
 
 def _damaged(job_id: str, cause: str) -> JobError:

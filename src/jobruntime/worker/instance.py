@@ -17,6 +17,7 @@ from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
 from .settings import Settings
 from .tree import Tree, open_tree
 
+_MOST_RESERVE_BYTES: Final = 1 << 30
 _held: set[str] = set()
 """State directories that this process serves."""
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux (fcntl(2))
@@ -32,6 +33,8 @@ class Instance:
     tree: Tree
     uids: range
     lock: int
+    reserve_bytes: int
+    """Free room that the disk of the state directory keeps."""
     owns_runtime_dir: bool = True
     """It was not configured, so it goes when nothing is in it any more."""
 
@@ -73,11 +76,19 @@ def open_instance(settings: Settings) -> Instance:
             tree=_open_tree(settings, state_dir),
             uids=uids,
             lock=lock,
+            reserve_bytes=_reserve_bytes(settings, state_dir),
             owns_runtime_dir=settings.runtime_dir is None,
         )
     except BaseException:
         _release(state_dir, lock)
         raise
+
+
+def _reserve_bytes(settings: Settings, state_dir: str) -> int:
+    if settings.log_reserve_bytes is not None:
+        return settings.log_reserve_bytes
+    disk = os.statvfs(state_dir)
+    return min(disk.f_blocks * disk.f_frsize // 20, _MOST_RESERVE_BYTES)
 
 
 def instance_tag(state_dir: str) -> str:

@@ -1,10 +1,11 @@
-"""The operator's limits: defaults and ceilings, applied to what each job asks for."""
+"""The operator's defaults and ceilings, applied to what each job asks for."""
 
 from __future__ import annotations
 
 from ..linux.controllers import Offer
 from ..model.errors import JobError, Reason
 from ..model.limits import Limits, check_ceiling, check_together, merge_limits
+from ..model.log_policy import LogPolicy, resolve_log_policy
 from .settings import Settings
 from .tree import check_enforceable
 
@@ -16,6 +17,8 @@ class LimitPolicy:
         self._default = settings.default_limits
         self._ceiling = settings.ceiling
         self._offer = offer
+        self._default_log = settings.default_log
+        self._log_ceiling = settings.log_ceiling_bytes
 
     def check(self) -> None:
         """Refuse defaults and ceilings that this host cannot hold: every job would be refused.
@@ -46,6 +49,10 @@ class LimitPolicy:
     def at_update(self, present: Limits, changes: Limits) -> Limits:
         """Return what holds for a running job once `changes` are made; the errors of `at_start`."""
         return self._checked(merge_limits(present, changes), "update the job")
+
+    def log_at_start(self, asked: LogPolicy) -> LogPolicy:
+        """Return the bounds of a job's log; raises JobError (LIMIT_ABOVE_CEILING)."""
+        return resolve_log_policy(self._default_log, asked, self._log_ceiling)
 
     def _checked(self, limits: Limits, what: str) -> Limits:
         bounded = check_ceiling(limits, self._ceiling)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..model.limits import NO_LIMITS, Limits
+from ..model.log_policy import NO_POLICY, LogPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +33,11 @@ class Settings:
     """The most that a job may ask for, and what it gets where nothing is said."""
     all_limits: Limits = NO_LIMITS
     """For all jobs together."""
+    default_log: LogPolicy = NO_POLICY
+    """For what a job's own bounds of its log do not say."""
+    log_ceiling_bytes: int | None = None
+    """The most that one job's log may have."""
+    log_reserve_bytes: int | None = None
+    """Free room on the disk of the state directory. Where it is touched, jobs that ended longest
+    ago are removed; at half of it, running jobs record no more. None: a twentieth of the disk, at
+    most 1 GiB."""

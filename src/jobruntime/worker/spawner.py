@@ -161,6 +161,7 @@ def _session() -> dict[str, str]:
 def _arguments(instance: Instance) -> list[str]:
     arguments = ["--runtime-dir", instance.runtime_dir, "--work-dir", instance.work_dir]
     arguments += ["--peer-uid", str(os.geteuid())]
+    arguments += ["--log-reserve-bytes", str(instance.reserve_bytes // 2)]
     if instance.cgroup_root is not None:
         arguments += ["--cgroup-root", instance.cgroup_root]
         files = sorted(instance.tree.offer.files & DECIDING_FILES)

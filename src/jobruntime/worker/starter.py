@@ -18,6 +18,7 @@ from ..linux import sockets
 from ..linux.files import boot_id, write_all
 from ..model.errors import JobError, Reason
 from ..model.limits import Limits
+from ..model.log_policy import LogPolicy
 from ..model.protocol import parse_failure
 from ..model.record import Progress, parse_progress
 from ..model.spec import JobSpec
@@ -63,9 +64,10 @@ class Starter:
         """Ids of the starts under way: in the catalogue perhaps, but not jobs yet. Whoever takes a
         started job over removes its id."""
 
-    async def start(self, spec: JobSpec, limits: Limits, owner: str) -> Started:
-        """Start a job for `owner` under `limits`; raises JobError as Worker.start does."""
-        record = JobRecord(str(uuid.uuid4()), owner, spec, time.time_ns(), self._boot_id, limits)
+    async def start(self, spec: JobSpec, limits: Limits, log: LogPolicy, owner: str) -> Started:
+        """Start a job for `owner` within these bounds; raises JobError as Worker.start does."""
+        job_id, now_ns = str(uuid.uuid4()), time.time_ns()
+        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log)
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:

@@ -16,9 +16,10 @@ from ..linux.files import (
     try_lock,
     write_all,
 )
+from ..model.frames import parse_segment_name
 from ..model.limits import NO_LIMITS, Limits, encode_limits, parse_limits
+from ..model.log_policy import NO_POLICY, LogPolicy, encode_log_policy, parse_log_policy
 from ..model.protocol import (
-    LOG_FILE,
     OUTCOME_FILE,
     PARTIAL_OUTCOME_FILE,
     SPEC_FILE,
@@ -43,6 +44,8 @@ class JobRecord:
     boot_id: str
     limits: Limits = NO_LIMITS
     """What was in force at its start: the spec's own with the server's defaults and ceilings."""
+    log: LogPolicy = NO_POLICY
+    """The same of its log's bounds."""
 
 
 class JobDirectory:
@@ -157,7 +160,7 @@ class JobDirectory:
 
     def has_run(self) -> bool:
         """Return whether a keeper ever got so far as to make the log."""
-        return LOG_FILE in os.listdir(self.fd)
+        return any(parse_segment_name(name) is not None for name in os.listdir(self.fd))
 
     def write_outcome(self, progress: Progress) -> None:
         """Record the end in the dead keeper's place; the caller holds the lock."""
@@ -166,7 +169,7 @@ class JobDirectory:
 
 def encode_order(record: JobRecord) -> bytes:
     """Return the spec as it is handed to a keeper, with the limits that it is to enforce."""
-    return encode_json(encode_spec(replace(record.spec, limits=record.limits)))
+    return encode_json(encode_spec(replace(record.spec, limits=record.limits, log=record.log)))
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
@@ -186,6 +189,7 @@ def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
         killed=known.killed,
         oom=known.oom,
         limits=record.limits if known.limits is None else known.limits,
+        log=record.log,
         usage=known.usage,
     )
 
@@ -199,6 +203,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "boot_id": record.boot_id,
         "spec": encode_spec(record.spec),
         "limits": encode_limits(record.limits),
+        "log": encode_log_policy(record.log),
     }
 
 
@@ -216,6 +221,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             created,
             str(raw["boot_id"]),
             parse_limits(raw.get("limits", {})),
+            parse_log_policy(raw.get("log")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error

@@ -1,4 +1,4 @@
-"""Wake-ups for followers: one inotify descriptor, one watch per followed log, no polling."""
+"""Wake-ups for followers: one inotify descriptor, one watch per followed job, no polling."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..linux.libc import IN_MODIFY, IN_Q_OVERFLOW, inotify_add_watch, inotify_init, inotify_rm_watch
+from ..linux.libc import (
+    IN_CREATE,
+    IN_MODIFY,
+    IN_Q_OVERFLOW,
+    inotify_add_watch,
+    inotify_init,
+    inotify_rm_watch,
+)
 
 _EVENT: Final = struct.Struct("iIII")
 
 
 class _Watch:
-    """A followed file: the kernel's number of the watch, and who waits for a change."""
+    """A followed directory: the kernel's number of the watch, and who waits for a change."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -27,7 +34,7 @@ class _Watch:
 
 
 class TailHub:
-    """Sets the events of those who follow a file whenever something is appended to it."""
+    """Sets the events of those who follow a directory whenever a file in it grows or comes."""
 
     def __init__(self) -> None:
         """Register with the running loop; raises OSError where the user has no inotify left."""
@@ -43,10 +50,10 @@ class TailHub:
 
     @contextmanager
     def following(self, path: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set at every change of `path` while the context lasts."""
+        """Give an event that is set at every change in the directory `path` while this lasts."""
         watch = self._watches.get(path)
         if watch is None:
-            number = inotify_add_watch(self._fd, path, IN_MODIFY)
+            number = inotify_add_watch(self._fd, path, IN_CREATE | IN_MODIFY)
             watch = self._watches[path] = self._by_number[number] = _Watch(number)
         event = asyncio.Event()
         watch.waiting.add(event)
@@ -59,7 +66,7 @@ class TailHub:
                 inotify_rm_watch(self._fd, watch.number)
 
     def wake(self, path: str) -> None:
-        """Wake the followers of `path` for a reason other than a change of the file."""
+        """Wake the followers of `path` for a reason other than a change in it."""
         if watch := self._watches.get(path):
             watch.wake()
 

@@ -10,6 +10,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LogFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOG_FULL_UNSPECIFIED: _ClassVar[LogFull]
+    LOG_FULL_DROP_OLDEST: _ClassVar[LogFull]
+    LOG_FULL_STOP_RECORDING: _ClassVar[LogFull]
+    LOG_FULL_BLOCK: _ClassVar[LogFull]
+
 class LimitKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LIMIT_KIND_UNSPECIFIED: _ClassVar[LimitKind]
@@ -61,6 +68,10 @@ class LogStream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOG_STREAM_UNSPECIFIED: _ClassVar[LogStream]
     LOG_STREAM_STDOUT: _ClassVar[LogStream]
     LOG_STREAM_STDERR: _ClassVar[LogStream]
+LOG_FULL_UNSPECIFIED: LogFull
+LOG_FULL_DROP_OLDEST: LogFull
+LOG_FULL_STOP_RECORDING: LogFull
+LOG_FULL_BLOCK: LogFull
 LIMIT_KIND_UNSPECIFIED: LimitKind
 LIMIT_KIND_CPU: LimitKind
 LIMIT_KIND_CPUSET: LimitKind
@@ -97,7 +108,7 @@ LOG_STREAM_STDOUT: LogStream
 LOG_STREAM_STDERR: LogStream
 
 class StartRequest(_message.Message):
-    __slots__ = ("argv", "argv_bytes", "env", "working_directory", "labels", "name", "stop_signal", "grace_ms", "timeout_ms", "request_id", "limits")
+    __slots__ = ("argv", "argv_bytes", "env", "working_directory", "labels", "name", "stop_signal", "grace_ms", "timeout_ms", "request_id", "limits", "log")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +134,7 @@ class StartRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     argv: _containers.RepeatedScalarFieldContainer[str]
     argv_bytes: _containers.RepeatedScalarFieldContainer[bytes]
     env: _containers.ScalarMap[str, str]
@@ -134,7 +146,16 @@ class StartRequest(_message.Message):
     timeout_ms: int
     request_id: str
     limits: Limits
-    def __init__(self, argv: _Optional[_Iterable[str]] = ..., argv_bytes: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., name: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    log: LogBounds
+    def __init__(self, argv: _Optional[_Iterable[str]] = ..., argv_bytes: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., name: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ...) -> None: ...
+
+class LogBounds(_message.Message):
+    __slots__ = ("max_bytes", "on_full")
+    MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ON_FULL_FIELD_NUMBER: _ClassVar[int]
+    max_bytes: int
+    on_full: LogFull
+    def __init__(self, max_bytes: _Optional[int] = ..., on_full: _Optional[_Union[LogFull, str]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("cpu_millis", "cpu_weight", "cpuset", "memory_bytes", "memory_high_bytes", "memory_swap_bytes", "pids", "io_weight", "io", "oom_group", "unlimited")
@@ -235,7 +256,7 @@ class StopRequested(_message.Message):
     def __init__(self, by: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signal: _Optional[int] = ..., grace_ms: _Optional[int] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job_id", "owner", "name", "labels", "argv", "state", "outcome", "created_at", "started_at", "ended_at", "stop_requested", "timed_out", "killed", "oom", "cause", "limits", "usage")
+    __slots__ = ("job_id", "owner", "name", "labels", "argv", "state", "outcome", "created_at", "started_at", "ended_at", "stop_requested", "timed_out", "killed", "oom", "cause", "limits", "usage", "log")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +281,7 @@ class JobStatus(_message.Message):
     CAUSE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     owner: str
     name: str
@@ -277,7 +299,8 @@ class JobStatus(_message.Message):
     cause: EndCause
     limits: Limits
     usage: Usage
-    def __init__(self, job_id: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., argv: _Optional[_Iterable[bytes]] = ..., state: _Optional[_Union[JobState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_requested: _Optional[_Union[StopRequested, _Mapping]] = ..., timed_out: _Optional[bool] = ..., killed: _Optional[bool] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., cause: _Optional[_Union[EndCause, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
+    log: LogBounds
+    def __init__(self, job_id: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., argv: _Optional[_Iterable[bytes]] = ..., state: _Optional[_Union[JobState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_requested: _Optional[_Union[StopRequested, _Mapping]] = ..., timed_out: _Optional[bool] = ..., killed: _Optional[bool] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., cause: _Optional[_Union[EndCause, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ...) -> None: ...
 
 class Oom(_message.Message):
     __slots__ = ("scope", "kills", "leader")
@@ -389,15 +412,59 @@ class ResumeResponse(_message.Message):
     status: JobStatus
     def __init__(self, status: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
 
+class RemoveRequest(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    def __init__(self, job: _Optional[str] = ...) -> None: ...
+
+class RemoveResponse(_message.Message):
+    __slots__ = ("job_id", "freed_bytes")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    freed_bytes: int
+    def __init__(self, job_id: _Optional[str] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
+
+class PruneRequest(_message.Message):
+    __slots__ = ("ended_before_ms", "keep", "all_owners", "dry_run")
+    ENDED_BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    ALL_OWNERS_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    ended_before_ms: int
+    keep: int
+    all_owners: bool
+    dry_run: bool
+    def __init__(self, ended_before_ms: _Optional[int] = ..., keep: _Optional[int] = ..., all_owners: _Optional[bool] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class PruneResponse(_message.Message):
+    __slots__ = ("job_ids", "freed_bytes")
+    JOB_IDS_FIELD_NUMBER: _ClassVar[int]
+    FREED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    job_ids: _containers.RepeatedScalarFieldContainer[str]
+    freed_bytes: int
+    def __init__(self, job_ids: _Optional[_Iterable[str]] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
+
 class LogsRequest(_message.Message):
-    __slots__ = ("job", "follow", "cursor")
+    __slots__ = ("job", "follow", "cursor", "tail_lines", "since", "until", "streams", "grep")
     JOB_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
+    TAIL_LINES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    GREP_FIELD_NUMBER: _ClassVar[int]
     job: str
     follow: bool
     cursor: str
-    def __init__(self, job: _Optional[str] = ..., follow: _Optional[bool] = ..., cursor: _Optional[str] = ...) -> None: ...
+    tail_lines: int
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    streams: _containers.RepeatedScalarFieldContainer[LogStream]
+    grep: str
+    def __init__(self, job: _Optional[str] = ..., follow: _Optional[bool] = ..., cursor: _Optional[str] = ..., tail_lines: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., streams: _Optional[_Iterable[_Union[LogStream, str]]] = ..., grep: _Optional[str] = ...) -> None: ...
 
 class LogChunk(_message.Message):
     __slots__ = ("stream", "time_ns", "data")
@@ -438,18 +505,22 @@ class LogsBatch(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[LogEntry, _Mapping]]] = ...) -> None: ...
 
 class LogsEnd(_message.Message):
-    __slots__ = ("complete", "stdout_bytes", "stderr_bytes", "lost_bytes", "status")
+    __slots__ = ("complete", "stdout_bytes", "stderr_bytes", "lost_bytes", "status", "sent_stdout_bytes", "sent_stderr_bytes")
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     STDOUT_BYTES_FIELD_NUMBER: _ClassVar[int]
     STDERR_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOST_BYTES_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    SENT_STDOUT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_STDERR_BYTES_FIELD_NUMBER: _ClassVar[int]
     complete: bool
     stdout_bytes: int
     stderr_bytes: int
     lost_bytes: int
     status: JobStatus
-    def __init__(self, complete: _Optional[bool] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., lost_bytes: _Optional[int] = ..., status: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
+    sent_stdout_bytes: int
+    sent_stderr_bytes: int
+    def __init__(self, complete: _Optional[bool] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ..., lost_bytes: _Optional[int] = ..., status: _Optional[_Union[JobStatus, _Mapping]] = ..., sent_stdout_bytes: _Optional[int] = ..., sent_stderr_bytes: _Optional[int] = ...) -> None: ...
 
 class LogsResponse(_message.Message):
     __slots__ = ("batch", "end", "cursor")

@@ -74,6 +74,16 @@ class JobServiceStub:
                 request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeResponse.FromString,
                 _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/jobruntime.v1.JobService/Remove',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RemoveRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RemoveResponse.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/jobruntime.v1.JobService/Prune',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -141,6 +151,20 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Remove(self, request, context):
+        """Remove removes a job that has ended: its log, its directory, and all that is known of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Prune removes all jobs of the caller's that have ended and fit the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -183,6 +207,16 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeRequest.FromString,
                     response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RemoveRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RemoveResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +435,60 @@ class JobService:
             '/jobruntime.v1.JobService/Resume',
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeRequest.SerializeToString,
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Remove',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.RemoveRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Prune',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,7 +16,7 @@ from jobruntime.model.frames import Chunk, Stream
 from jobruntime.model.limits import NO_LIMITS, Limits
 from jobruntime.model.state import format_state
 from jobruntime.model.usage import Usage
-from jobruntime.worker import JobSpec, JobStatus, LogBatch
+from jobruntime.worker import JobSpec, JobStatus, LogBatch, LogQuery
 from jobruntime.worker.trial import BY, Trial
 
 _OWNER: Final = "doctor"
@@ -141,7 +141,7 @@ class Bench:
 
     async def _output(self, job_id: str, *, follow: bool = True) -> tuple[Chunk, ...]:
         chunks: list[Chunk] = []
-        async for event in self._worker.logs(job_id, follow=follow):
+        async for event in self._worker.logs(job_id, LogQuery(follow=follow)):
             if isinstance(event, LogBatch):
                 chunks += [entry for entry in event.entries if isinstance(entry, Chunk)]
         return tuple(chunks)

@@ -1,0 +1,235 @@
+"""What of a log's frames is wanted: from which byte on, until when, which streams, which lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from ..model.frames import Chunk, Entry, Gap, Stream, time_of
+from ..model.log_query import BOTH, LogQuery
+from .log_reader import Placed, Position, RawBatch, add_all
+
+LineSearch = Callable[[bytes], list[tuple[int, int]]]
+"""Returns where the lines lie, newline and all, in which something matches. It gets whole lines,
+the last one maybe without its newline. It runs in a thread."""
+
+_LONGEST_LINE: Final = 1 << 20
+_QUICK_BYTES: Final = 16 * 1024
+"""So much is searched at once; for more a thread is worth its while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What is wanted of a batch, and where a later call goes on behind it."""
+
+    entries: tuple[Entry, ...]
+    position: Position
+    is_over: bool = False
+    """Nothing that comes later is wanted."""
+
+
+class Filter:
+    """Takes batches in order and gives what is wanted of each."""
+
+    def __init__(self, query: LogQuery, search: LineSearch | None) -> None:
+        """`search` finds the query's lines, where it asks for some."""
+        self._query = query
+        self._lines = None if search is None else LineFilter(search)
+        self._latest_ns = 0
+        self._is_plain = query.streams == BOTH and query.until_ns is None and search is None
+
+    async def take(self, batch: RawBatch, behind: Position, latest_ns: int) -> Selected:
+        """Return what is wanted of `batch`; `latest_ns` is the latest capture before its block."""
+        given = behind
+        if self._is_plain and batch.begin.given_stdout == batch.begin.given_stderr == 0:
+            return Selected(tuple(item.entry for item in batch.placed), behind)
+        self._latest_ns = max(self._latest_ns, latest_ns)
+        placed, is_over = self._until(batch.placed)
+        if is_over:
+            last = placed[-1].end if placed else batch.begin.offset
+            given = replace(given, offset=last, totals=add_all(batch.begin.totals, placed))
+        if self._lines is not None:
+            entries = await self._lines.take(batch.begin, placed, self._query.streams)
+            return Selected(tuple(entries), self._lines.position(given), is_over)
+        return Selected(tuple(self._wanted(batch.begin, placed)), given, is_over)
+
+    async def finish(self, position: Position) -> Selected:
+        """Return what was kept back, once nothing more can come before `position`."""
+        if self._lines is None:
+            return Selected((), position)
+        return Selected(tuple(await self._lines.finish()), position)
+
+    def _until(self, placed: tuple[Placed, ...]) -> tuple[tuple[Placed, ...], bool]:
+        until_ns = self._query.until_ns
+        if until_ns is None:
+            return placed, False
+        for number, item in enumerate(placed):
+            self._latest_ns = max(self._latest_ns, time_of(item.entry))
+            if self._latest_ns > until_ns:
+                return placed[:number], True
+        return placed, False
+
+    def _wanted(self, begin: Position, placed: tuple[Placed, ...]) -> list[Entry]:
+        wanted = []
+        for stream, first, entry in _located(begin, placed):
+            if stream in self._query.streams and (rest := _cut(entry, begin.given(stream) - first)):
+                wanted.append(rest)
+        return wanted
+
+
+def _located(begin: Position, placed: tuple[Placed, ...]) -> list[tuple[Stream, int, Entry]]:
+    """Return each entry with its stream and the byte of the stream where it begins."""
+    at = {stream: begin.totals.written(stream) for stream in Stream}
+    found = []
+    for item in placed:
+        entry = item.entry
+        found.append((entry.stream, at[entry.stream], entry))
+        at[entry.stream] += len(entry.data) if isinstance(entry, Chunk) else entry.lost_bytes
+    return found
+
+
+def _cut(entry: Entry, count: int) -> Entry | None:
+    """Return `entry` without its first `count` bytes; None if that is all of it."""
+    if count <= 0:
+        return entry
+    if isinstance(entry, Gap):
+        return entry if count < entry.lost_bytes else None
+    return replace(entry, data=entry.data[count:]) if count < len(entry.data) else None
+
+
+@dataclass(slots=True)
+class _Open:
+    """A line that has not ended yet, where it begins, and the frame in which it does."""
+
+    position: Position
+    begin: int
+    time_ns: int
+    data: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where a matching line begins, and the frame in which it does."""
+
+    position: Position
+    stream: Stream
+    begin: int
+    end: int
+
+
+class LineFilter:
+    """Puts lines together and keeps those that match."""
+
+    def __init__(
+        self,
+        search: LineSearch,
+        open_lines: frozenset[Stream] = frozenset(),
+        remembered: int = 0,
+    ) -> None:
+        """Pass over the rest of `open_lines`; remember the last so many matches."""
+        self._search = search
+        self._passing = set(open_lines)
+        self._open: dict[Stream, _Open] = {}
+        self._done: dict[Stream, int] = {}
+        """The byte of each stream up to which all lines have been looked at."""
+        self._matches: deque[Match] = deque(maxlen=remembered)
+
+    @property
+    def matches(self) -> tuple[Match, ...]:
+        """The last matches."""
+        return tuple(self._matches)
+
+    async def take(
+        self, begin: Position, placed: tuple[Placed, ...], streams: frozenset[Stream]
+    ) -> list[Entry]:
+        """Return the matching lines that end in these frames, and their gaps."""
+        if sum(len(item.entry.data) for item in placed if isinstance(item.entry, Chunk)) <= (
+            _QUICK_BYTES
+        ):
+            return self._take(begin, placed, streams)
+        return await asyncio.to_thread(self._take, begin, placed, streams)
+
+    async def finish(self) -> list[Entry]:
+        """Return what matches of the lines that no newline has ended."""
+        found: list[Entry] = []
+        for stream in list(self._open):
+            found += self._end(stream)
+        return found
+
+    def position(self, behind: Position) -> Position:
+        """Return where a later call goes on: before the first line that has not ended."""
+        frames = [line.position for line in self._open.values()]
+        first = min([*frames, behind], key=lambda position: position.offset)
+        given = {stream: self._done.get(stream, 0) for stream in Stream}
+        for stream in Stream:
+            given[stream] = max(given[stream], behind.given(stream))
+            if given[stream] <= first.totals.written(stream):
+                given[stream] = 0
+        return replace(first, given_stdout=given[Stream.STDOUT], given_stderr=given[Stream.STDERR])
+
+    def _take(
+        self, begin: Position, placed: tuple[Placed, ...], streams: frozenset[Stream]
+    ) -> list[Entry]:
+        found: list[Entry] = []
+        place = begin
+        for (stream, first, entry), item in zip(_located(begin, placed), placed, strict=True):
+            rest = _cut(entry, begin.given(stream) - first) if stream in streams else None
+            if isinstance(rest, Gap):
+                found += [*self._end(stream), rest]
+            elif rest is not None:
+                skipped = len(entry.data) - len(rest.data) if isinstance(entry, Chunk) else 0
+                found += self._take_chunk(place, first + skipped, rest)
+            self._done[stream] = self._begin_of_open(stream, first, entry)
+            place = Position(item.end, place.totals.plus(entry))
+        return found
+
+    def _begin_of_open(self, stream: Stream, first: int, entry: Entry) -> int:
+        line = self._open.get(stream)
+        if line is not None:
+            return line.begin
+        return first + (len(entry.data) if isinstance(entry, Chunk) else entry.lost_bytes)
+
+    def _take_chunk(self, place: Position, first: int, chunk: Chunk) -> list[Entry]:
+        stream, data = chunk.stream, chunk.data
+        found: list[Entry] = []
+        if stream in self._passing:
+            passed = data.find(b"\n") + 1
+            if not passed:
+                return []
+            self._passing.discard(stream)
+            data, first = data[passed:], first + passed
+        if line := self._open.get(stream):
+            newline = data.find(b"\n") + 1
+            line.data += data[: newline or len(data)]
+            if newline or len(line.data) >= _LONGEST_LINE:
+                found += self._end(stream)
+            data, first = data[newline or len(data) :], first + (newline or len(data))
+        whole = data.rfind(b"\n") + 1
+        if whole:
+            found += self._matching(Chunk(stream, chunk.time_ns, data[:whole]), place, first)
+        if rest := data[whole:]:
+            line = _Open(place, first + whole, chunk.time_ns, bytearray(rest))
+            self._open[stream] = line
+            if len(rest) >= _LONGEST_LINE:
+                found += self._end(stream)
+        return found
+
+    def _end(self, stream: Stream) -> list[Entry]:
+        line = self._open.pop(stream, None)
+        if line is None:
+            return []
+        chunk = Chunk(stream, line.time_ns, bytes(line.data))
+        return self._matching(chunk, line.position, line.begin)
+
+    def _matching(self, chunk: Chunk, place: Position, first: int) -> list[Entry]:
+        spans = self._search(chunk.data)
+        if self._matches.maxlen:
+            self._matches += (
+                Match(place, chunk.stream, first + begin, first + end) for begin, end in spans
+            )
+        if not spans:
+            return []
+        return [replace(chunk, data=b"".join(chunk.data[begin:end] for begin, end in spans))]
