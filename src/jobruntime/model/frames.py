@@ -192,7 +192,12 @@ def parse_block_header(block: bytes | memoryview) -> BlockHeader:
     magic, version, size, flags, index, *counts, first_ns, latest_ns = BLOCK_HEADER.unpack_from(
         block
     )
-    if magic != _MAGIC or version != VERSION or size not in (BLOCK_BYTES, SMALL_BLOCK_BYTES):
+    if (
+        magic != _MAGIC
+        or version != VERSION
+        or size & (size - 1)
+        or not 1 << 12 <= size <= BLOCK_BYTES
+    ):
         raise FrameError("no block starts here")
     open_lines = frozenset(stream for stream in Stream if flags & stream)
     return BlockHeader(size, index, Before(Totals(*counts), open_lines, first_ns, latest_ns))

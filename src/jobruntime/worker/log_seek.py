@@ -264,7 +264,7 @@ async def _match_between(
     while reader.position.offset < end.offset and (batch := await reader.read_batch()):
         placed = tuple(item for item in batch.placed if item.end <= end.offset)
         await matching.take(batch.begin, placed, streams)
-    await matching.finish()
+    matching.finish()
     return matching.matches
 
 

@@ -59,6 +59,11 @@ class LogReading:
         """Where the reading is."""
         return self._reader.position
 
+    @property
+    def read_bytes(self) -> int:
+        """How much was read from the disk or its cache so far."""
+        return self._files.read_bytes
+
     async def start(self) -> None:
         """Go to the place where the query begins.
 
@@ -92,17 +97,16 @@ class LogReading:
             ended = course is not None and course.state is State.TERMINATED
             async for batch in self._read_present():
                 yield batch
-            if self._is_over:
-                return
-            if ended or changed is None or self._is_past():
+            if self._is_over or ended or changed is None or self._is_past():
                 break
             await self._wait(changed)
-        if ended and course is not None:
+        gaps: tuple[Entry, ...] = ()
+        if ended and course is not None and not self._is_over:
             self._check_end(course)
-        rest = await self._filter.finish(self._reader.position)
-        gaps = self._last_gaps(course) if ended and course is not None else ()
-        if rest.entries or gaps:
-            yield self._batch((*rest.entries, *gaps), self._reader.position)
+            gaps = self._last_gaps(course)
+        rest = self._filter.finish()
+        if rest or gaps:
+            yield self._batch((*rest, *gaps), self._reader.position)
 
     @property
     def is_over(self) -> bool:
@@ -120,7 +124,7 @@ class LogReading:
                 return
             reader.position = still_given(reader.position)
             selected = await self._filter.take(batch, reader.position, reader.latest_ns)
-            self._is_over = selected.is_over
+            reader.position, self._is_over = selected.reached, selected.is_over
             if selected.entries:
                 yield self._batch(selected.entries, selected.position)
 
