@@ -14,9 +14,10 @@ from pathlib import Path
 from .command import bench_status
 from .figure import Figure, as_json, describe_machine, format_table
 from .instance import BenchError, Instance, running_instance
+from .logs import bench_followers, bench_idle, bench_latency, bench_tail
 from .memory import bench_memory
 from .options import Options
-from .output import bench_capture, bench_replay
+from .output import bench_capture, bench_replay, bench_writes
 from .start import bench_start, bench_starts
 
 Bench = Callable[[Instance, Options], list[Figure]]
@@ -25,7 +26,12 @@ BENCHES: dict[str, Bench] = {
     "start": bench_start,
     "starts": bench_starts,
     "capture": bench_capture,
+    "writes": bench_writes,
     "replay": bench_replay,
+    "latency": bench_latency,
+    "idle": bench_idle,
+    "followers": bench_followers,
+    "tail": bench_tail,
     "memory": bench_memory,
     "status": bench_status,
 }

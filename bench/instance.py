@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobruntime.model.frames import segment_name
+from jobruntime.model.frames import parse_segment_name
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen.service_pb2_grpc import JobServiceStub
 from jobruntime.rpc.tls import CHANNEL_OPTIONS, channel_credentials, grpc
@@ -35,6 +35,8 @@ class Instance:
     directory: Path
     address: str
     work_dir: Path
+    pid: int
+    """The server's process."""
 
     @property
     def ca(self) -> Path:
@@ -63,9 +65,15 @@ class Instance:
         flags = ["--addr", self.address, "--ca", str(self.ca), "--cert", str(self.cert)]
         return [str(BIN / "jobc"), *flags, "--key", key, *words]
 
-    def log_of(self, job_id: str) -> Path:
-        """Return where the job's log is."""
-        return self.directory / "jobs/state/jobs" / job_id / segment_name(0)
+    def log_of(self, job_id: str) -> list[Path]:
+        """Return the files of the job's log."""
+        directory = self.directory / "jobs/state/jobs" / job_id
+        return [path for path in directory.iterdir() if parse_segment_name(path.name) is not None]
+
+    def drop_log(self, job_id: str) -> None:
+        """Remove the job's log behind the server's back, so that logs don't fill the disk."""
+        for path in self.log_of(job_id):
+            path.unlink()
 
     def wait_released(self, job_ids: Sequence[str]) -> None:
         """Return when each job's own directory is gone, which it is when nothing of it lives.
@@ -106,7 +114,7 @@ def running_instance(base: Path | None) -> Iterator[Instance]:
             )
         try:
             address = _wait_address(server, directory / "serve.log")
-            yield Instance(directory, address, read_config(config).work_dir)
+            yield Instance(directory, address, read_config(config).work_dir, server.pid)
         finally:
             _stop(server, config)
     finally:
