@@ -108,22 +108,12 @@ def bench_followers(instance: Instance, options: Options) -> list[Figure]:
     """Measure what many followers of one job cost the server; all of them get every byte."""
     count, lines = options.scaled(1000), options.scaled(300)
     with instance.stub() as stub:
-        # Grown by what every server needs once, before it is measured.
         warm = stub.Start(pb.StartRequest(argv=_ticker(3))).job_id
-        asyncio.run(_follow(instance, warm, 20))
-        before = _pss(instance.pid)
         job_id = stub.Start(pb.StartRequest(argv=_ticker(lines))).job_id
-        cpu = _cpu_ticks(instance.pid)
-        begin = time.perf_counter()
-        peak, outputs = asyncio.run(_follow(instance, job_id, count))
-        seconds = time.perf_counter() - begin
-        cpu_s = (_cpu_ticks(instance.pid) - cpu) / _TICK_HZ
+        before, peak, cpus, outputs = asyncio.run(_measure(instance, warm, job_id, count))
         check_finished(stub, [job_id])
-        [whole] = {
-            b"".join(
-                e.chunk.data for m in stub.Logs(pb.LogsRequest(job=job_id)) for e in m.batch.entries
-            )
-        }
+        messages = stub.Logs(pb.LogsRequest(job=job_id))
+        whole = b"".join(entry.chunk.data for m in messages for entry in m.batch.entries)
     if outputs != {whole: count} or whole.count(b"\n") != lines:
         raise BenchError("not every follower has had every byte")
     return [
@@ -137,12 +127,24 @@ def bench_followers(instance: Instance, options: Options) -> list[Figure]:
         ),
         Figure(
             f"CPU of jobd for {count} followers of 10 lines/s",
-            cpu_s / seconds,
+            cpus,
             "one CPU",
             1,
             "CPUs",
         ),
     ]
+
+
+async def _measure(
+    instance: Instance, warm: str, job_id: str, count: int
+) -> tuple[int, int, float, dict[bytes, int]]:
+    """Return the server's memory before and at its peak, its CPUs, and who had which bytes."""
+    # Grown by what every server needs once, before it is measured.
+    await _follow(instance, warm, 20)
+    before, cpu, begin = _pss(instance.pid), _cpu_ticks(instance.pid), time.perf_counter()
+    peak, outputs = await _follow(instance, job_id, count)
+    cpu_s = (_cpu_ticks(instance.pid) - cpu) / _TICK_HZ
+    return before, peak, cpu_s / (time.perf_counter() - begin), outputs
 
 
 async def _follow(instance: Instance, job_id: str, count: int) -> tuple[int, dict[bytes, int]]:
@@ -260,7 +262,8 @@ def _middle(stub: JobServiceStub, job_id: str) -> int:
     times = []
     for tail in (None, 1):
         call = stub.Logs(pb.LogsRequest(job=job_id, tail_lines=tail))
-        times.append(next(iter(call)).batch.entries[0].chunk.time_ns)
+        first = next(iter(call)).batch.entries[0]
+        times.append(int(first.chunk.time_ns))
         call.cancel()
     return sum(times) // 2
 

@@ -80,7 +80,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(
                 self._guard_stream(verb, handler),
                 None,
-                handler.response_serializer,
+                _serializer(handler),
             )
         return grpc.unary_unary_rpc_method_handler(
             self._guard(verb, handler),
@@ -133,6 +133,12 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 "ask the operator for a certificate with a role that does",
             )
         _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
+
+
+def _serializer(handler: _Handler) -> Callable[[object], bytes]:
+    """Return the handler's serializer, which leaves alone what has been encoded already."""
+    serialize = cast("Callable[[object], bytes]", handler.response_serializer)
+    return lambda response: response if isinstance(response, bytes) else serialize(response)
 
 
 def _parse(handler: _Handler, data: bytes) -> object:

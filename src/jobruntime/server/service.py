@@ -23,6 +23,7 @@ from .access import current_caller
 _logger = logging.getLogger(__name__)
 
 _INTERVAL_MS: Final = 1_000
+_SHARED_BYTES: Final = 128 * 1024
 _SHORTEST_INTERVAL_MS: Final = 100
 _LONGEST_INTERVAL_MS: Final = 3_600_000
 
@@ -33,6 +34,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
     def __init__(self, worker: Worker, default_grace_ms: int) -> None:
         self._worker = worker
         self._default_grace_ms = default_grace_ms
+        self._last_encoded: tuple[LogBatch, bytes] | None = None
 
     async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
         """Start a job for the caller."""
@@ -106,20 +108,29 @@ class JobService(service_pb2_grpc.JobServiceServicer):
 
     async def Logs(
         self, request: pb.LogsRequest, context: object
-    ) -> AsyncIterator[pb.LogsResponse]:
-        """Stream a job's output."""
+    ) -> AsyncIterator[pb.LogsResponse | bytes]:
+        """Stream a job's output; batches come encoded."""
         events = self._worker.logs(
             _reference(request.job), log_query_of(request), owner=current_caller().owner
         )
         async with aclosing(events):  # type: ignore[type-var] # it is a generator
             async for event in events:
                 match event:
-                    case LogBatch(entries, cursor):
-                        yield pb.LogsResponse(batch=log_batch_to_proto(entries), cursor=cursor)
+                    case LogBatch():
+                        yield self._encoded(event)
                     case LogEnd():
                         yield pb.LogsResponse(end=_end_to_proto(event), cursor=event.cursor)
                     case _:
                         assert_never(event)
+
+    def _encoded(self, batch: LogBatch) -> bytes:
+        # Followers at one place are given the same batch, one right after the other.
+        if self._last_encoded is not None and self._last_encoded[0] is batch:
+            return self._last_encoded[1]
+        message = pb.LogsResponse(batch=log_batch_to_proto(batch.entries), cursor=batch.cursor)
+        data = message.SerializeToString()
+        self._last_encoded = (batch, data) if len(data) <= _SHARED_BYTES else None
+        return data
 
 
 def _end_to_proto(end: LogEnd) -> pb.LogsEnd:

@@ -24,8 +24,8 @@ from .catalogue import Catalogue
 from .instance import Instance, open_instance, remove_places
 from .live import ChangeFailedError, LiveJob
 from .log_filter import LineSearch
-from .log_reader import encode_cursor
-from .logs import LogReading
+from .log_reader import Position, encode_cursor
+from .logs import Found, LogReading
 from .owners import Owners
 from .policy import LimitPolicy
 from .recovery import Settled, recoverable_ids, settle
@@ -92,7 +92,7 @@ class LocalWorker(Worker):
             path = f"{self._instance.state_dir}/catalogue.sqlite"
             self._catalogue = await self._threads.in_index(lambda: Catalogue(path))
             stack.callback(self._catalogue.close)
-            self._tail = TailHub()
+            self._tail: TailHub[Position, Found] = TailHub()
             stack.callback(self._tail.close)
             self._spawner = Spawner(self._instance)
             stack.callback(self._spawner.close)
@@ -421,8 +421,8 @@ class LocalWorker(Worker):
         ):
             await reading.start()
             follows = query.follow and live is not None
-            changed = stack.enter_context(self._tail.following(directory)) if follows else None
-            async for batch in reading.read(progress, changed):
+            tail = stack.enter_context(self._tail.following(directory)) if follows else None
+            async for batch in reading.read(progress, tail):
                 yield batch
             known = progress()
             yield LogEnd(

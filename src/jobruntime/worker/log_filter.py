@@ -41,12 +41,13 @@ class Filter:
         self._query = query
         self._lines = None if search is None else LineFilter(search)
         self._latest_ns = 0
-        self._is_plain = query.streams == BOTH and query.until_ns is None and search is None
+        self.is_plain = query.streams == BOTH and query.until_ns is None and search is None
+        """Whether everything is wanted, from some place on."""
 
     async def take(self, batch: RawBatch, behind: Position, latest_ns: int) -> Selected:
         """Return what is wanted of `batch`; `latest_ns` is the latest capture before its block."""
         given = behind
-        if self._is_plain and batch.begin.given_stdout == batch.begin.given_stderr == 0:
+        if self.is_plain and batch.begin.given_stdout == batch.begin.given_stderr == 0:
             return Selected(tuple(item.entry for item in batch.placed), behind, behind)
         self._latest_ns = max(self._latest_ns, latest_ns)
         placed, is_over = self._until(batch.placed)

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ..model.errors import JobError, Reason
 from ..model.frames import Chunk, Entry, FrameError, Stream
@@ -18,6 +19,9 @@ from .log_files import LogFiles
 from .log_filter import Filter, LineSearch
 from .log_reader import LogReader, Position, encode_cursor, still_given
 from .log_seek import Start, find_end, find_matching_tail, find_tail, find_time
+from .tail import Following, SharedTail
+
+_SHARED_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -35,6 +39,17 @@ class Sent:
                     self.stdout_bytes += len(entry.data)
                 else:
                     self.stderr_bytes += len(entry.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A batch that one follower has read, for others at the same place."""
+
+    batch: LogBatch
+    behind: Position
+
+
+LogTail = Following[Position, Found]
 
 
 class LogReading:
@@ -82,24 +97,24 @@ class LogReading:
         self._reader.position, self._reader.latest_ns = begin.position, begin.latest_ns
 
     async def read(
-        self, progress: Callable[[], Progress | None], changed: asyncio.Event | None
+        self, progress: Callable[[], Progress | None], tail: LogTail | None
     ) -> AsyncIterator[LogBatch]:
-        """Yield what the query asks for: with `changed`, until the job has ended.
+        """Yield what the query asks for: with `tail`, until the job has ended.
 
         `progress` gives the job's course as it is known at the moment. Raises JobError
         (LOG_UNREADABLE) where the log is damaged or shorter than its keeper left it.
         """
         while True:
-            if changed is not None:
-                changed.clear()
+            if tail is not None:
+                tail.changed.clear()
             # Before the read: a job seen as ended here has written all that the read can find.
             course = progress()
             ended = course is not None and course.state is State.TERMINATED
-            async for batch in self._read_present():
+            async for batch in self._read_present(None if ended or tail is None else tail.shared):
                 yield batch
-            if self._is_over or ended or changed is None or self._is_past():
+            if self._is_over or ended or tail is None or self._is_past():
                 break
-            await self._wait(changed)
+            await self._wait(tail.changed)
         gaps: tuple[Entry, ...] = ()
         if ended and course is not None and not self._is_over:
             self._check_end(course)
@@ -113,20 +128,39 @@ class LogReading:
         """Whether everything up to the query's own end was given."""
         return self._is_over or self._is_past()
 
-    async def _read_present(self) -> AsyncIterator[LogBatch]:
+    async def _read_present(
+        self, shared: SharedTail[Position, Found] | None
+    ) -> AsyncIterator[LogBatch]:
         reader = self._reader
+        if not self._filter.is_plain:
+            shared = None
         while not self._is_over:
+            begin = reader.position
+            if shared is not None:
+                if found := shared.find(begin):
+                    reader.position = found.behind
+                    self.sent.add(found.batch.entries)
+                    yield found.batch
+                    continue
+                if shared.is_end(begin):
+                    return
+                changes = shared.changes
             try:
                 batch = await reader.read_batch()
             except FrameError as error:
                 raise self._damaged(str(error)) from error
             if batch is None:
+                if shared is not None:
+                    shared.put_end(begin, changes)
                 return
             reader.position = still_given(reader.position)
             selected = await self._filter.take(batch, reader.position, reader.latest_ns)
             reader.position, self._is_over = selected.reached, selected.is_over
             if selected.entries:
-                yield self._batch(selected.entries, selected.position)
+                told = self._batch(selected.entries, selected.position)
+                if shared is not None and reader.position.offset - begin.offset <= _SHARED_BYTES:
+                    shared.put(begin, Found(told, reader.position))
+                yield told
 
     def _batch(self, entries: tuple[Entry, ...], position: Position) -> LogBatch:
         self.sent.add(entries)
