@@ -39,6 +39,11 @@ def hog_limit(size_mib: int = 16) -> pb.Limits:
     return limits(memory_bytes=size_mib * MIB)
 
 
+def io_limit(path: Path, **rates: int) -> pb.Limits:
+    """Return limits of the rates of one disk."""
+    return limits(io=[pb.IoLimit(path=str(path), **rates)])  # type: ignore[arg-type]
+
+
 def wait_output(api: Api, job: str, text: bytes) -> None:
     """Return once the job has written `text` to its stdout."""
     seen = b""
