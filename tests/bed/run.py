@@ -32,7 +32,7 @@ COSTLY_S: Final = {
     "test_all_jobs.py": 45,
     "test_doctor.py": 45,
     "test_memory.py": 50,
-    "test_oom_causes.py": 85,
+    "test_oom_causes.py": 50,
 }
 """How long these files take in a guest, about; a test of the others takes USUAL_S."""
 USUAL_S: Final = 5
