@@ -22,6 +22,7 @@ tests)
 guest) # tests/bed
 	need linux.uml user-mode-linux
 	need mkfs.ext4 e2fsprogs
+	need dmsetup dmsetup
 	;;
 systemd) # scripts/test-systemd.sh
 	need debootstrap debootstrap

@@ -665,6 +665,21 @@ class Instance:
                 found.add(pid)
         return found
 
+    def traces(self) -> dict[str, object]:
+        """Return all that a job leaves on the host, to be compared before and after."""
+        places = (self.jobs_dir, self.work_dir, self.runtime_dir)
+        spawner, zygote = self.spawner_pid(), self.zygote_pid()
+        assert spawner is not None
+        assert zygote is not None
+        return {
+            "files": sorted(str(path) for place in places for path in place.rglob("*")),
+            "cgroups": self.job_cgroups(),
+            "processes": self.processes(),
+            "fds of jobd": count_fds(self.pid),
+            "fds of the spawner": count_fds(spawner),
+            "fds of the zygote": count_fds(zygote),
+        }
+
     # users
 
     def issue(self, name: str, *roles: str) -> Client:

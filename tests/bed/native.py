@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,8 @@ CONTROLLERS: Final = ("cpu", "io", "memory", "pids")
 DISK_BYTES: Final = 256 << 20
 
 _FILES: Final = ("cpu.max", "io.max", "memory.max", "pids.max")
+_SYS_FINIT_MODULE: Final = 313  # x86-64
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 _PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
@@ -57,6 +60,18 @@ def disk(scratch: Path) -> Iterator[Path]:
         yield place
     finally:
         _run("umount", str(place))
+
+
+def load_modules(*names: str) -> None:
+    """Load modules of a guest's kernel; those that are there are no error."""
+    for name in names:
+        if Path("/sys/module", name.replace("-", "_")).exists():
+            continue
+        # Its root is the host's, so no modprobe knows of them.
+        [path] = Path("/usr/lib/uml/modules", os.uname().release).rglob(f"{name}.ko")
+        with path.open("rb") as file:
+            if _libc.syscall(_SYS_FINIT_MODULE, file.fileno(), b"", 0) != 0:
+                raise OSError(ctypes.get_errno(), f"cannot load {path}")
 
 
 def _try_controllers(top: Path) -> None:

@@ -28,6 +28,14 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 TESTS: Final = "tests/limits"
 MOST_GUESTS: Final = 4
 PATIENCE: Final = 4
+COSTLY_S: Final = {
+    "test_all_jobs.py": 45,
+    "test_doctor.py": 45,
+    "test_memory.py": 50,
+    "test_oom_causes.py": 50,
+}
+"""How long these files take in a guest, about; a test of the others takes USUAL_S."""
+USUAL_S: Final = 5
 GUEST_S: Final = 3600 if os.environ.get("JOBRUNTIME_LONG") == "1" else 600
 
 NOT_TESTED: Final = """
@@ -35,7 +43,7 @@ NOT_TESTED: Final = """
 !!   on this host: {here}
 !!   in a guest:   {guest}
 !! `make test` runs them on a host with cgroup v2 where it is root, and wherever user-mode-linux is
-!! installed: sudo apt-get install user-mode-linux e2fsprogs"""
+!! installed: sudo apt-get install user-mode-linux e2fsprogs dmsetup"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +146,14 @@ def select(arguments: list[str]) -> Selection | int:
 
 
 def deal(files: dict[Path, list[str]], hands: int) -> list[list[str]]:
-    """Return the tests in as many parts of about the same number, the files whole."""
-    parts: list[list[str]] = [[] for _ in range(min(hands, len(files)))]
-    for tests in sorted(files.values(), key=len, reverse=True):
-        min(parts, key=len).extend(tests)
-    return parts
+    """Return the tests in as many parts that take about the same time, the files whole."""
+    seconds = {path: COSTLY_S.get(path.name, USUAL_S * len(files[path])) for path in files}
+    parts: list[tuple[int, list[str]]] = [(0, []) for _ in range(min(hands, len(files)))]
+    for path in sorted(files, key=lambda path: seconds[path], reverse=True):
+        parts.sort(key=lambda part: part[0])
+        taken, tests = parts[0]
+        parts[0] = (taken + seconds[path], tests + files[path])
+    return [tests for _, tests in parts]
 
 
 def _install() -> str | None:

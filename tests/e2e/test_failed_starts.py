@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobruntime.rpc.tls import grpc
-from tests.support import Api, Client, Instance, count_fds, eventually
+from tests.support import Api, Client, Instance, eventually
 
 CODE = grpc.StatusCode
 
@@ -171,22 +171,6 @@ def test_a_command_line_that_breaks_a_rule_is_a_usage_error(
     assert b"Traceback" not in done.stderr
 
 
-def traces(instance: Instance) -> dict[str, object]:
-    """Return all that a job leaves on the host."""
-    places = (instance.jobs_dir, instance.work_dir, instance.runtime_dir)
-    spawner, zygote = instance.spawner_pid(), instance.zygote_pid()
-    assert spawner is not None
-    assert zygote is not None
-    return {
-        "files": sorted(str(path) for place in places for path in place.rglob("*")),
-        "cgroups": instance.job_cgroups(),
-        "processes": instance.processes(),
-        "fds of jobd": count_fds(instance.pid),
-        "fds of the spawner": count_fds(spawner),
-        "fds of the zygote": count_fds(zygote),
-    }
-
-
 def test_failed_starts_leave_no_job_process_cgroup_descriptor_or_file(
     instance: Instance, bad_programs: str
 ) -> None:
@@ -199,10 +183,10 @@ def test_failed_starts_leave_no_job_process_cgroup_descriptor_or_file(
             api.refused(lambda: api.start("echo", "a\0b"))
 
         fail_in_every_way()
-        before = traces(instance)
+        before = instance.traces()
         for _ in range(3):
             fail_in_every_way()
-        eventually(lambda: traces(instance) == before, 10, f"{before} after the failures")
+        eventually(lambda: instance.traces() == before, 10, f"{before} after the failures")
         assert before["cgroups"] == set()
         assert instance.job_ids() == set()
         # The request id and name of a failed start are free again.

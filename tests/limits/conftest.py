@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.bed import native
-from tests.support import Instance
+from tests.support import Api, Client, Instance
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -33,3 +33,18 @@ def shared(disk: Path) -> Iterator[Instance]:
     """The running instance of all these tests, with its jobs' directories on the disk."""
     with Instance(disk / "instance") as instance:
         yield instance
+
+
+@pytest.fixture
+def api(alice: Client) -> Iterator[Api]:
+    """The calls of a user of that instance."""
+    with alice.api() as api:
+        api.refused(lambda: api.status("none"))  # connects, which takes descriptors
+        yield api
+
+
+@pytest.fixture
+def jobs_group(shared: Instance) -> Path:
+    """The cgroup above all jobs of that instance."""
+    assert shared.cgroup_root is not None
+    return shared.cgroup_root / "jobs"

@@ -9,6 +9,7 @@ import json
 import os
 import pwd
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -79,6 +80,11 @@ class Service:
             "JOBC_KEY": f"{client}.key",
         }
         return run(BIN / "jobc", "--connect-timeout", "60s", *words, env=env)
+
+    def is_listening(self) -> bool:
+        """Return whether the server takes connections."""
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
     def status(self, job: str) -> dict[str, object]:
         """Return `jobc status -o json`."""
@@ -208,8 +214,11 @@ def test_a_user_without_root_has_limits_through_his_own_systemd(directory: Path)
     # From a shell, whose group is not within the user's systemd: what is moved into the scope must
     # take the way through it.
     with subprocess.Popen([*become, *service.command.split()]) as server:
-        assert service.jobc("status", job) == "running"
-        service.assert_limits_hold()
-        service.jobc("stop", job)
-        server.terminate()
+        try:
+            eventually(service.is_listening, DEADLINE_S, "the server from a shell")
+            assert service.jobc("status", job) == "running"
+            service.assert_limits_hold()
+            service.jobc("stop", job)
+        finally:
+            server.terminate()
     eventually(is_gone(group.parents[1]), DEADLINE_S, "the end of the scope")

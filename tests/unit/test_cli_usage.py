@@ -136,6 +136,7 @@ def test_limits_that_are_gone_by_now_are_not_named_with_a_number() -> None:
     lines = advise(felt, NO_LIMITS)
     assert len(lines) == 3
     assert not any("None" in line or str(UNLIMITED) in line for line in lines)
+    assert not any("--pids" in line for line in lines)  # nothing that this would raise
 
 
 @given(COUNTERS, st.sampled_from([LIMITS, NO_LIMITS]), st.sampled_from([None, OWN, ABOVE]))

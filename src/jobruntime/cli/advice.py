@@ -88,9 +88,14 @@ def _of_pids(usage: Usage, limits: Limits) -> str:
     if not refused:
         return ""
     limit = _set(limits.pids)
-    most = "" if limit is None else f"{format_count(limit)} "
     forks = "1 fork" if refused == 1 else f"{refused} forks"
-    return f"{forks} failed at its limit of {most}processes and threads; --pids raises it"
+    if limit is None:
+        # Kernels before 6.11 count here what the limit of all jobs together has refused.
+        return f"{forks} failed at a limit of processes and threads above it, or gone by now"
+    return (
+        f"{forks} failed at its limit of {format_count(limit)} processes and threads; "
+        "--pids raises it"
+    )
 
 
 def throttled_percent(usage: Usage) -> float | None:

@@ -122,7 +122,15 @@ def delegated_group(mount: str, own: str) -> str | None:
     candidates = [own]
     if os.path.basename(own) in ("server", "supervisor"):
         candidates.append(os.path.dirname(own))
-    return next((path for path in candidates if path != mount and cgroup.is_delegated(path)), None)
+    # A user's shell may run within what was given away to somebody else.
+    return next(
+        (
+            path
+            for path in candidates
+            if path != mount and cgroup.is_delegated(path) and os.access(path, os.W_OK)
+        ),
+        None,
+    )
 
 
 def _stay(_mount: str) -> None:
