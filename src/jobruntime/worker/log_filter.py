@@ -27,6 +27,8 @@ class Selected:
 
     entries: tuple[Entry, ...]
     position: Position
+    behind: Position
+    """Behind all of the batch that was looked at, also the line that was kept back."""
     is_over: bool = False
     """Nothing that comes later is wanted."""
 
@@ -45,7 +47,7 @@ class Filter:
         """Return what is wanted of `batch`; `latest_ns` is the latest capture before its block."""
         given = behind
         if self._is_plain and batch.begin.given_stdout == batch.begin.given_stderr == 0:
-            return Selected(tuple(item.entry for item in batch.placed), behind)
+            return Selected(tuple(item.entry for item in batch.placed), behind, behind)
         self._latest_ns = max(self._latest_ns, latest_ns)
         placed, is_over = self._until(batch.placed)
         if is_over:
@@ -53,14 +55,12 @@ class Filter:
             given = replace(given, offset=last, totals=add_all(batch.begin.totals, placed))
         if self._lines is not None:
             entries = await self._lines.take(batch.begin, placed, self._query.streams)
-            return Selected(tuple(entries), self._lines.position(given), is_over)
-        return Selected(tuple(self._wanted(batch.begin, placed)), given, is_over)
+            return Selected(tuple(entries), self._lines.position(given), given, is_over)
+        return Selected(tuple(self._wanted(batch.begin, placed)), given, given, is_over)
 
-    async def finish(self, position: Position) -> Selected:
-        """Return what was kept back, once nothing more can come before `position`."""
-        if self._lines is None:
-            return Selected((), position)
-        return Selected(tuple(await self._lines.finish()), position)
+    async def finish(self) -> tuple[Entry, ...]:
+        """Return what was kept back, once nothing more can come."""
+        return () if self._lines is None else tuple(await self._lines.finish())
 
     def _until(self, placed: tuple[Placed, ...]) -> tuple[tuple[Placed, ...], bool]:
         until_ns = self._query.until_ns

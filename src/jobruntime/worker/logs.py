@@ -92,17 +92,15 @@ class LogReading:
             ended = course is not None and course.state is State.TERMINATED
             async for batch in self._read_present():
                 yield batch
-            if self._is_over:
-                return
-            if ended or changed is None or self._is_past():
+            if self._is_over or ended or changed is None or self._is_past():
                 break
             await self._wait(changed)
-        if ended and course is not None:
+        gaps: tuple[Entry, ...] = ()
+        if ended and course is not None and not self._is_over:
             self._check_end(course)
-        rest = await self._filter.finish(self._reader.position)
-        gaps = self._last_gaps(course) if ended and course is not None else ()
-        if rest.entries or gaps:
-            yield self._batch((*rest.entries, *gaps), self._reader.position)
+            gaps = self._last_gaps(course)
+        if rest := (*await self._filter.finish(), *gaps):
+            yield self._batch(rest, self._reader.position)
 
     @property
     def is_over(self) -> bool:
@@ -120,7 +118,9 @@ class LogReading:
                 return
             reader.position = still_given(reader.position)
             selected = await self._filter.take(batch, reader.position, reader.latest_ns)
-            self._is_over = selected.is_over
+            if selected.is_over:
+                self._is_over = True
+                reader.position = selected.behind
             if selected.entries:
                 yield self._batch(selected.entries, selected.position)
 
