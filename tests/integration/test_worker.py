@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -95,6 +96,27 @@ def test_a_reading_that_ends_at_a_time_can_be_gone_on_with_behind_that_time(
             assert (data, end.totals.stdout_bytes, end.complete) == (b"early\nhalf", 10, True)
             rest, _ = await read(worker, job, query=LogQuery(cursor=end.cursor, streams=STDOUT))
             assert rest == b"late\n"
+            await worker.retire()
+
+    asyncio.run(run())
+
+
+def test_the_last_lines_are_found_once_and_gone_on_with_from_there(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            script = "trap 'echo late; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+            job = await worker.start(JobSpec(argv=("sh", "-c", script)), owner="me")
+            async with aclosing(worker.logs(job)) as events:  # type: ignore[type-var]
+                await anext(events)
+            query = LogQuery(tail_lines=0, streams=STDOUT)
+            async with aclosing(worker.logs(job, query)) as events:  # type: ignore[type-var]
+                first = await anext(events)
+            assert isinstance(first, LogBatch)
+            assert first.entries == ()
+            await worker.stop(job, by="me")
+            # Whoever has lost the connection by now has missed nothing.
+            data, _ = await read(worker, job, query=replace(query, cursor=first.cursor))
+            assert data == b"late\n"
             await worker.retire()
 
     asyncio.run(run())
