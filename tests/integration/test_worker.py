@@ -6,11 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from jobruntime.model.frames import Chunk, Stream
+from jobruntime.model.log_query import LogQuery
 from jobruntime.worker import (
     Exited,
     JobError,
@@ -27,6 +31,7 @@ from jobruntime.worker.instance import Instance, lock_holder
 from tests.support import all_pids, command_of, processes_of
 
 ROOT = Path(__file__).parent.parent.parent
+STDOUT = frozenset({Stream.STDOUT})
 
 
 @pytest.fixture
@@ -49,13 +54,85 @@ async def end(settings: Settings) -> Instance:
 
 async def read(worker: LocalWorker, job: str, **options: object) -> tuple[bytes, LogEnd]:
     parts: list[bytes] = []
-    async for event in worker.logs(job, **options):  # type: ignore[arg-type]
-        match event:
-            case LogBatch(entries):
-                parts += [getattr(entry, "data", b"") for entry in entries]
-            case LogEnd():
-                return b"".join(parts), event
+    async with aclosing(worker.logs(job, **options)) as events:  # type: ignore[arg-type,type-var]
+        async for event in events:
+            match event:
+                case LogBatch(entries):
+                    parts += [getattr(entry, "data", b"") for entry in entries]
+                case LogEnd():
+                    return b"".join(parts), event
     raise AssertionError("no end")
+
+
+def find_half(block: bytes) -> list[tuple[int, int]]:
+    """Return where lines with `half` lie."""
+    begin = block.rfind(b"\n", 0, max(0, block.find(b"half"))) + 1
+    end = block.find(b"\n", begin) + 1 or len(block)
+    return [(begin, end)] if b"half" in block else []
+
+
+async def start_and_stop(worker: LocalWorker) -> tuple[str, int]:
+    """Have a job write `early`, half a line, and later the rest; return the time between."""
+    script = "trap 'echo late; exit 0' TERM; printf 'early\\nhalf'; while :; do sleep 0.01; done"
+    job = await worker.start(JobSpec(argv=("sh", "-c", script)), owner="me")
+    seen, time_ns = b"", 0
+    async for event in worker.logs(job):
+        if isinstance(event, LogBatch) and not seen.endswith(b"half"):
+            for entry in event.entries:
+                assert isinstance(entry, Chunk)
+                seen, time_ns = seen + entry.data, entry.time_ns
+            if seen == b"early\nhalf":
+                await worker.stop(job, by="me")
+    return job, time_ns
+
+
+def test_a_reading_that_ends_at_a_time_can_be_gone_on_with_behind_that_time(
+    settings: Settings,
+) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            job, time_ns = await start_and_stop(worker)
+            data, end = await read(worker, job, query=LogQuery(until_ns=time_ns, streams=STDOUT))
+            assert (data, end.totals.stdout_bytes, end.complete) == (b"early\nhalf", 10, True)
+            rest, _ = await read(worker, job, query=LogQuery(cursor=end.cursor, streams=STDOUT))
+            assert rest == b"late\n"
+            await worker.retire()
+
+    asyncio.run(run())
+
+
+def test_the_last_lines_are_found_once_and_gone_on_with_from_there(settings: Settings) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            script = "trap 'echo late; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+            job = await worker.start(JobSpec(argv=("sh", "-c", script)), owner="me")
+            async with aclosing(worker.logs(job)) as events:  # type: ignore[type-var]
+                await anext(events)
+            query = LogQuery(tail_lines=0, streams=STDOUT)
+            async with aclosing(worker.logs(job, query)) as events:  # type: ignore[type-var]
+                first = await anext(events)
+            assert isinstance(first, LogBatch)
+            assert first.entries == ()
+            await worker.stop(job, by="me")
+            # Whoever has lost the connection by now has missed nothing.
+            data, _ = await read(worker, job, query=replace(query, cursor=first.cursor))
+            assert data == b"late\n"
+            await worker.retire()
+
+    asyncio.run(run())
+
+
+def test_a_search_up_to_a_time_finds_also_the_line_that_has_not_ended_by_then(
+    settings: Settings,
+) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings, compile_search=lambda pattern: find_half) as worker:
+            job, time_ns = await start_and_stop(worker)
+            data, _ = await read(worker, job, query=LogQuery(grep="half", until_ns=time_ns))
+            assert data == b"half"
+            await worker.retire()
+
+    asyncio.run(run())
 
 
 def test_a_job_is_started_followed_waited_for_and_stopped(settings: Settings) -> None:

@@ -105,7 +105,34 @@ def test_help_and_usage_errors_load_no_grpc() -> None:
         ["stop"],
         ["stop", "a", "b"],
         ["status", "-o", "xml", "a"],
-        ["logs", "--follow", "a"],
+        ["logs"],
+        ["logs", "-f"],
+        ["logs", "--follow", "--no-follow", "a"],
+        ["logs", "-n", "-1", "a"],
+        ["logs", "-n", "some", "a"],
+        ["logs", "--since", "yesterday", "a"],
+        ["logs", "--until", "2022-01-24T10:00:00", "a"],
+        ["logs", "--since", "1m", "--until", "1h", "a"],
+        ["logs", "--stream", "both", "a"],
+        ["logs", "-i", "a"],
+        ["logs", "--grep", "x" * 5000, "a"],
+        ["logs", "--grep", os.fsdecode(b"\xff"), "a"],
+        ["logs", "--grep", "x", "-n", "100001", "a"],
+        ["logs", "-t", "a"],
+        ["logs", "-t", "--raw", "a"],
+        ["logs", "--raw", "-o", "json", "a"],
+        ["logs", "--raw", "a", "b"],
+        ["logs", "--cursor", "c", "--tail", "1", "a"],
+        ["logs", "--cursor", "c", "--since", "1h", "a"],
+        ["logs", "--cursor", "c", "a", "b"],
+        ["logs", "--show-cursor", "a", "b"],
+        ["start", "--log-max", "1K", "x"],
+        ["start", "--log-full", "stop", "x"],
+        ["rm"],
+        ["prune", "a"],
+        ["prune", "--keep", "-1"],
+        ["prune", "--older-than", "7"],
+        ["prune", "-q", "-o", "json"],
         ["start", "--memory", "0", "x"],
         ["start", "--memory", "1M", "--memory-swap", "4K", "x"],
         ["start", "--oom-group=1", "x"],
@@ -175,6 +202,7 @@ def test_what_was_not_given_is_left_to_the_server() -> None:
     assert not request.HasField("grace_ms")
     assert not request.HasField("stop_signal")
     assert not request.HasField("timeout_ms")
+    assert not request.HasField("log")
     assert len(request.request_id) == 32
 
 
@@ -195,7 +223,8 @@ def test_all_flags_of_start_arrive() -> None:
                 "--signal",
                 "INT",
             ],
-            *["--grace", "0", "--request-id", "r", "--", "sh", "-c", "--"],
+            *["--grace", "0", "--request-id", "r", "--log-max", "1.5M", "--log-full", "block"],
+            *["--", "sh", "-c", "--"],
         )
     )
     expected = pb.StartRequest(
@@ -207,6 +236,7 @@ def test_all_flags_of_start_arrive() -> None:
         stop_signal=2,
         grace_ms=0,
         request_id="r",
+        log=pb.LogBounds(max_bytes=3 << 19, on_full=pb.LOG_FULL_BLOCK),
     )
     assert request == expected
 
@@ -280,6 +310,7 @@ def test_the_json_status_tells_what_ended_the_job_and_what_it_has_used() -> None
         oom=pb.Oom(scope=pb.OOM_SCOPE_JOB, kills=2, leader=True),
         cause=pb.END_CAUSE_OOM,
         limits=pb.Limits(memory_bytes=1 << 26, unlimited=[pb.LIMIT_KIND_PIDS]),
+        log=pb.LogBounds(max_bytes=100 << 20, on_full=pb.LOG_FULL_DROP_OLDEST),
         usage=pb.Usage(wall_ns=5, memory_peak_bytes=1 << 26, cpu_us=0),
     )
     told = json.loads(status.format_json(message))
@@ -287,14 +318,16 @@ def test_the_json_status_tells_what_ended_the_job_and_what_it_has_used() -> None
     assert told["oom"] == {"scope": "job", "kills": 2, "leader": True}
     assert (told["limits"]["memory_bytes"], told["limits"]["pids"]) == (1 << 26, "max")
     assert told["limits"]["cpu_millis"] is None
+    assert told["log"] == {"max_bytes": 100 << 20, "on_full": "drop-oldest"}
     assert (told["usage"]["cpu_us"], told["usage"]["io_reads"]) == (0, None)
     assert told["advice"] == ["out of memory at its limit: --memory raises it from 64 MiB"]
     wide = status.format_wide(message).splitlines()
-    assert wide[:5] == [
+    assert wide[:6] == [
         "Job:     id",
         "Status:  stopped (signal: 9)",
         "Cause:   out of memory: it reached its limit of 64 MiB, and the kernel killed it",
         "Limits:  --memory 64M --pids max",
+        "Log:     --log-max 100M --log-full drop-oldest",
         "Time:    0ms",
     ]
     assert wide[-1] == "Advice:  out of memory at its limit: --memory raises it from 64 MiB"
@@ -302,7 +335,7 @@ def test_the_json_status_tells_what_ended_the_job_and_what_it_has_used() -> None
 
 def test_what_does_not_apply_is_null_in_the_json_status() -> None:
     told = json.loads(status.format_json(pb.JobStatus(state=pb.JOB_STATE_RUNNING)))
-    for key in ("outcome", "oom", "cause", "limits", "usage", "stop_requested", "ended_at"):
+    for key in ("outcome", "oom", "cause", "limits", "log", "usage", "stop_requested", "ended_at"):
         assert told[key] is None
     assert told["advice"] == []
     limits = pb.Limits(memory_bytes=1 << 20)
@@ -317,6 +350,7 @@ def test_what_does_not_apply_is_null_in_the_json_status() -> None:
     [
         pb.JobStatus(state=pb.JOB_STATE_RUNNING, limits=pb.Limits(unlimited=[99])),  # type: ignore[list-item]
         pb.JobStatus(state=pb.JOB_STATE_RUNNING, oom=pb.Oom(scope=99)),  # type: ignore[arg-type]
+        pb.JobStatus(state=pb.JOB_STATE_RUNNING, log=pb.LogBounds(on_full=99)),  # type: ignore[arg-type]
     ],
 )
 def test_what_only_a_newer_server_knows_is_refused_where_it_would_be_told(

@@ -7,33 +7,16 @@ be made to give at will.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from jobruntime.model.access import Role
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.gen import service_pb2 as pb
-from jobruntime.rpc.gen.service_pb2_grpc import (
-    JobServiceServicer,
-    add_JobServiceServicer_to_server,
-)
-from jobruntime.rpc.tls import grpc, server_credentials
-from jobruntime.server import pki
+from tests.scripted import Script, run_jobc, start_jobc
 
-PYTHONPATH = os.pathsep.join(path for path in sys.path if path)
 JOB = "a62dfccc-2ff9-411d-a9ef-d4812ed3d867"
 LIMITS = pb.Limits(memory_bytes=64 << 20, pids=32)
-Context = grpc.ServicerContext
-Stream = Callable[[Context], Iterator[pb.StatsResponse]]
 
 
 def sample(second: int, cpu_ms: int) -> pb.StatsResponse:
@@ -56,106 +39,6 @@ def receipt() -> pb.StatsResponse:
         usage=usage,
     )
     return pb.StatsResponse(usage=usage, status=status)
-
-
-class Script(JobServiceServicer):
-    """Answers each call of Stats with the next stream, the others at once; keeps the requests."""
-
-    def __init__(self) -> None:
-        self.requests: list[object] = []
-        self.streams: list[Stream] = []
-        self.refusal: JobError | None = None
-        self.is_over = threading.Event()
-
-    def plan(self, *responses: pb.StatsResponse, then: str = "end") -> None:
-        """Have the next stream give `responses`, and then end, break or stay."""
-
-        def stream(context: Context) -> Iterator[pb.StatsResponse]:
-            yield from responses
-            if then == "break":
-                context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
-            if then == "stay":
-                self.is_over.wait(60)
-
-        self.streams.append(stream)
-
-    def Stats(self, request: pb.StatsRequest, context: Context) -> Iterator[pb.StatsResponse]:
-        self._note(request, context)
-        yield from self.streams.pop(0)(context)
-
-    def Update(self, request: pb.UpdateRequest, context: Context) -> pb.UpdateResponse:
-        self._note(request, context)
-        return pb.UpdateResponse()
-
-    def Pause(self, request: pb.PauseRequest, context: Context) -> pb.PauseResponse:
-        self._note(request, context)
-        return pb.PauseResponse()
-
-    def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
-        self._note(request, context)
-        return pb.ResumeResponse()
-
-    def _note(self, request: object, context: Context) -> None:
-        self.requests.append(request)
-        if self.refusal is not None:
-            code, message, trailer = to_status(self.refusal)
-            context.set_trailing_metadata(trailer)
-            context.abort(code, message)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a CA with a server's and a user's certificate."""
-    base = tmp_path_factory.mktemp("pki")
-    authority = pki.make_authority(pki.pair_at(base, "ca"))
-    pki.issue_server(authority, pki.pair_at(base, "server"), ["127.0.0.1"])
-    pki.issue_client(authority, pki.pair_at(base, "alice"), "alice", [Role.USER])
-    return base
-
-
-@pytest.fixture
-def script() -> Script:
-    """What the server shall do."""
-    return Script()
-
-
-@pytest.fixture
-def environment(certificates: Path, script: Script) -> Iterator[dict[str, str]]:
-    """Serve, and give the environment in which jobc finds the server."""
-    server = grpc.server(ThreadPoolExecutor(4))
-    add_JobServiceServicer_to_server(script, server)
-    files = (certificates / name for name in ("server.crt", "server.key", "ca.crt"))
-    port = server.add_secure_port("127.0.0.1:0", server_credentials(*files))
-    server.start()
-    try:
-        yield {
-            "PYTHONPATH": PYTHONPATH,
-            "HOME": "/nonexistent",
-            "JOBC_ADDR": f"127.0.0.1:{port}",
-            "JOBC_CA": str(certificates / "ca.crt"),
-            "JOBC_CERT": str(certificates / "alice.crt"),
-            "JOBC_KEY": str(certificates / "alice.key"),
-        }
-    finally:
-        script.is_over.set()
-        server.stop(0).wait()
-
-
-def start_jobc(environment: dict[str, str], *words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobruntime.cli", *words],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def run_jobc(environment: dict[str, str], *words: str) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr."""
-    with start_jobc(environment, *words) as process:
-        out, errors = process.communicate(timeout=60)
-    return process.returncode, out.decode(), errors.decode()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobruntime.cli.words import split_options
+from jobruntime.cli.words import gather_options, split_options
 
 VALUED = {"-e": "--env", "--env": "--env", "-w": "--workdir", "--name": "--name"}
 
@@ -47,3 +47,22 @@ def test_what_follows_two_dashes_is_never_touched(words: list[str]) -> None:
 def test_any_value_survives(value: str) -> None:
     options, rest = split_options(["-e", value, "cmd"], VALUED)
     assert (options, rest) == ([f"--env={value}"], ["cmd"])
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "others"),
+    [
+        ("a --name b c -x", ["--name=b", "-x"], ["a", "c"]),
+        ("-xe A=B a", ["-x", "--env=A=B"], ["a"]),
+        ("-xeA=B a", ["-x", "--env=A=B"], ["a"]),
+        ("-xy a", ["-x", "-y"], ["a"]),
+        ("a -e", ["--env"], ["a"]),
+        ("a -x -- -y --name b", ["-x"], ["a", "-y", "--name", "b"]),
+        ("- a", [], ["-", "a"]),
+        ("", [], []),
+    ],
+)
+def test_options_may_stand_among_the_other_words(
+    line: str, options: list[str], others: list[str]
+) -> None:
+    assert gather_options(line.split(), VALUED) == (options, others)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from jobruntime.model.durations import MAX_MS
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.frames import Stream
+from jobruntime.model.log_query import BOTH, LogQuery
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
@@ -22,6 +24,7 @@ from jobruntime.rpc.convert import (
     status_to_proto,
     timestamp_of,
 )
+from jobruntime.rpc.convert_logs import log_query_of, logs_request_of
 from jobruntime.rpc.gen import service_pb2 as pb
 
 
@@ -159,3 +162,21 @@ def test_a_status_tells_all_of_a_job(
 def test_a_state_that_is_not_known_is_never_guessed_at(status: pb.JobStatus) -> None:
     with pytest.raises(UnreadableMessageError):
         state_from_proto(status)
+
+
+@given(
+    st.builds(
+        LogQuery,
+        follow=st.booleans(),
+        cursor=st.sampled_from(["", "2:48:0:0:0:0"]),
+        tail_lines=st.none() | st.integers(0, 1000),
+        since_ns=st.none() | st.integers(-(10**18), 2 * 10**18),
+        until_ns=st.none() | st.integers(0, 2 * 10**18),
+        streams=st.sampled_from([frozenset({Stream.STDERR}), frozenset({Stream.STDOUT}), BOTH]),
+        grep=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    )
+)
+def test_a_query_of_a_log_arrives_as_it_was_made(query: LogQuery) -> None:
+    request = logs_request_of("a", query)
+    assert request.job == "a"
+    assert log_query_of(request) == query

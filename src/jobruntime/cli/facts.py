@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jobruntime.model.cause import Cause
 from jobruntime.model.errors import JobError
 from jobruntime.model.limits import NO_LIMITS, Limits
+from jobruntime.model.log_policy import NO_POLICY, LogPolicy
 from jobruntime.model.state import Outcome, State
 from jobruntime.model.status import StopRequested
 from jobruntime.model.usage import Oom, Usage
@@ -21,6 +22,7 @@ from jobruntime.rpc.convert import (
     usage_from_proto,
 )
 from jobruntime.rpc.convert_limits import limits_of
+from jobruntime.rpc.convert_logs import log_policy_of
 from jobruntime.rpc.gen import service_pb2 as pb
 
 from .failure import Exit, Failure
@@ -39,6 +41,7 @@ class Facts:
     oom: Oom | None = None
     limits: Limits = NO_LIMITS
     usage: Usage | None = None
+    log: LogPolicy = NO_POLICY
 
 
 def read_facts(status: pb.JobStatus) -> Facts:
@@ -55,6 +58,7 @@ def read_facts(status: pb.JobStatus) -> Facts:
             oom_from_proto(status),
             limits_of(status.limits),
             usage_from_proto(status.usage) if status.HasField("usage") else None,
+            log_policy_of(status.log),
         )
 
 

@@ -1,11 +1,13 @@
-"""Makes lines of JSON from a log's chunks, without losing a byte whatever the bytes are.
+"""Makes lines from a log's chunks, without losing a byte whatever the bytes are.
 
-An object without `"partial": true` ends with a newline that is not in it; all objects of a stream,
-joined in this way, give the stream back (from `log_base64` where there is one, else from `log`).
+A JSON object without `"partial": true` ends with a newline that is not in it; all objects of a
+stream, joined in this way, give the stream back (from `log_base64` where there is one, else from
+`log`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from binascii import b2a_base64
 from json.encoder import encode_basestring
 from time import gmtime, strftime
@@ -18,8 +20,16 @@ BLOCK_BYTES: Final = 16 * 1024
 takes as long as all the rest."""
 
 _NS = 1_000_000_000
-_SEPARATOR = "\x7f"
-"""A character that JSON leaves as it is, in the place of newlines while a block is encoded."""
+_ESCAPES: Final = (
+    (b"\\", rb"\\"),
+    (b'"', rb"\""),
+    (b"\t", rb"\t"),
+    (b"\r", rb"\r"),
+    (b"\x1b", rb"\u001b"),
+)
+"""What lines often have that JSON escapes; the backslash, which all others bring, is the first."""
+_RARE: Final = bytes(char for char in range(32) if char not in b"\n\t\r\x1b")
+"""What else it escapes."""
 
 
 class _Open:
@@ -32,8 +42,8 @@ class _Open:
         self.time_ns = 0
 
 
-class JsonLines:
-    """The lines of a log, each stream's assembled on its own, told as JSON text."""
+class Lines(ABC):
+    """The lines of a log, each stream's assembled on its own, told as text of some form."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -41,12 +51,14 @@ class JsonLines:
         self._second = -1
         self._second_text = ""
 
-    def take_chunk(self, stream: str, time_ns: int, data: bytes) -> list[str]:
+    def take_chunk(self, stream: str, time_ns: int, data: bytes) -> list[bytes]:
         """Return the lines that `data` ends, whole ones in texts of about `BLOCK_BYTES`.
 
         What is behind the last newline is kept.
         """
-        line = self._open.setdefault(stream, _Open())
+        line = self._open.get(stream)
+        if line is None:
+            line = self._open[stream] = _Open()
         first = data.find(b"\n")
         if first < 0:
             return self._hold(stream, line, time_ns, data)
@@ -54,31 +66,30 @@ class JsonLines:
         begin = 0
         if line.data:
             texts = self._hold(stream, line, time_ns, data[:first])
-            texts.append(_encode_line(bytes(line.data), self._told(stream, line.time_ns)))
+            texts.append(self._block(stream, line.time_ns, bytes(line.data)))
             line.data.clear()
             begin = first + 1
         end = data.rfind(b"\n") + 1
-        told = self._told(stream, time_ns)
         while begin < end:
             block_end = data.find(b"\n", begin + BLOCK_BYTES, end)
             block_end = end - 1 if block_end < 0 else block_end
-            texts.append(_encode_block(data[begin:block_end], told))
+            texts.append(self._block(stream, time_ns, data[begin:block_end]))
             begin = block_end + 1
-        return texts + self._hold(stream, line, time_ns, data[end:])
+        return texts if end == len(data) else texts + self._hold(stream, line, time_ns, data[end:])
 
-    def take_gap(
-        self, stream: str, lost_bytes: int, first_ns: int, last_ns: int, cause: str
-    ) -> str:
-        """Return the line for lost output, after what is left of the line that it broke."""
-        gap = (
-            f'{{"bytes": {lost_bytes}, "cause": {encode_basestring(cause)}, '
-            f'"until": "{self.time_text(last_ns)}"}}'
-        )
-        return f'{self._end(stream)}{{"gap": {gap}{self._told(stream, first_ns)}}}\n'
+    def end(self, stream: str) -> list[bytes]:
+        """Return what is left of a stream's line that no newline has ended; at most one text."""
+        line = self._open.get(stream)
+        if line is None or not line.data:
+            return []
+        text = self._piece(stream, line.time_ns, bytes(line.data))
+        line.data.clear()
+        return [text]
 
-    def finish(self) -> str:
-        """Return what is left of lines that no newline ended, marked as partial."""
-        return "".join(self._end(stream) for stream in self._open)
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams of which something came."""
+        return tuple(self._open)
 
     def time_text(self, time_ns: int) -> str:
         """Return UTC nanoseconds since 1970 as RFC 3339."""
@@ -88,7 +99,15 @@ class JsonLines:
             self._second_text = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
         return f"{self._second_text}.{rest:09d}Z"
 
-    def _hold(self, stream: str, line: _Open, time_ns: int, data: bytes) -> list[str]:
+    @abstractmethod
+    def _block(self, stream: str, time_ns: int, block: bytes) -> bytes:
+        """Return the lines of `block`, at least one; the newline of the last is not in it."""
+
+    @abstractmethod
+    def _piece(self, stream: str, time_ns: int, piece: bytes) -> bytes:
+        """Return a part of a line, with no newline in it or behind it."""
+
+    def _hold(self, stream: str, line: _Open, time_ns: int, data: bytes) -> list[bytes]:
         """Add to the open line; return the pieces of it that have become too long to keep."""
         pieces = []
         while data:
@@ -97,7 +116,7 @@ class JsonLines:
                 # Up to three bytes more, so that no character of UTF-8 is cut.
                 room = _continuation_bytes(data[: max(0, room + 3)])
             if room == 0:
-                pieces.append(self._end(stream))
+                pieces += self.end(stream)
                 continue
             if not line.data:
                 line.time_ns = time_ns
@@ -105,44 +124,80 @@ class JsonLines:
             data = data[room:]
         return pieces
 
-    def _end(self, stream: str) -> str:
-        line = self._open.get(stream)
-        if line is None or not line.data:
-            return ""
-        told = self._told(stream, line.time_ns) + ', "partial": true'
-        text = _encode_line(bytes(line.data), told)
-        line.data.clear()
-        return text
 
-    def _told(self, stream: str, time_ns: int) -> str:
-        return f', "stream": "{stream}", "time": "{self.time_text(time_ns)}"'
+class JsonLines(Lines):
+    """An object on each line."""
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES, job: str = "") -> None:
+        """`job`, where it is given, is the value of a key "job" in each object."""
+        super().__init__(max_line_bytes)
+        self._job = f', "job": {encode_basestring(job)}' if job else ""
+
+    def gap(self, stream: str, lost_bytes: int, first_ns: int, last_ns: int, cause: str) -> bytes:
+        """Return the line for lost output."""
+        gap = (
+            f'{{"bytes": {lost_bytes}, "cause": {encode_basestring(cause)}, '
+            f'"until": "{self.time_text(last_ns)}"}}'
+        )
+        return b'{"gap": %b%b}\n' % (gap.encode(), self._told(stream, first_ns))
+
+    def _block(self, stream: str, time_ns: int, block: bytes) -> bytes:
+        return _encode_block(block, self._told(stream, time_ns))
+
+    def _piece(self, stream: str, time_ns: int, piece: bytes) -> bytes:
+        return _encode_line(piece, self._told(stream, time_ns) + b', "partial": true')
+
+    def _told(self, stream: str, time_ns: int) -> bytes:
+        told = f', "stream": "{stream}", "time": "{self.time_text(time_ns)}"{self._job}'
+        return told.encode()
 
 
-def _encode_block(block: bytes, told: str) -> str:
+class TextLines(Lines):
+    """The lines themselves, with something before each."""
+
+    def __init__(self, prefixes: dict[str, bytes], *, has_times: bool) -> None:
+        """`prefixes` has what stands before each line of a stream; the time comes behind it."""
+        super().__init__()
+        self._prefixes = prefixes
+        self._has_times = has_times
+
+    def _block(self, stream: str, time_ns: int, block: bytes) -> bytes:
+        prefix = self._prefixes.get(stream, b"")
+        if self._has_times:
+            prefix += f"{self.time_text(time_ns)} ".encode()
+        return b"%b%b\n" % (prefix, block.replace(b"\n", b"\n" + prefix))
+
+    def _piece(self, stream: str, time_ns: int, piece: bytes) -> bytes:
+        # With a newline, too: what comes next on the terminal may be of another job.
+        return self._block(stream, time_ns, piece)
+
+
+def _encode_block(block: bytes, told: bytes) -> bytes:
     """Return the lines of `block`, at least one, of the same stream and time.
 
     The usual case is done by a few passes in C, whatever the number of lines.
     """
-    try:
-        text = block.decode()
-    except UnicodeDecodeError:
-        return "".join(_encode_line(line, told) for line in block.split(b"\n"))
-    between = f'"{told}}}\n{{"log": "'
-    if _SEPARATOR in text:
-        body = between.join(encode_basestring(line)[1:-1] for line in text.split("\n"))
-    else:
-        body = encode_basestring(text.replace("\n", _SEPARATOR))[1:-1]
-        body = body.replace(_SEPARATOR, between)
-    return f'{{"log": "{body}"{told}}}\n'
+    if not _is_utf8(block) or len(block.translate(None, _RARE)) < len(block):
+        return b"".join(_encode_line(line, told) for line in block.split(b"\n"))
+    for char, escaped in _ESCAPES:
+        block = block.replace(char, escaped)
+    body = block.replace(b"\n", b'"%b}\n{"log": "' % told)
+    return b'{"log": "%b"%b}\n' % (body, told)
 
 
-def _encode_line(line: bytes, told: str) -> str:
+def _encode_line(line: bytes, told: bytes) -> bytes:
+    log = encode_basestring(line.decode("utf-8", "replace")).encode()
+    if not _is_utf8(line):
+        told = b'%b, "log_base64": "%b"' % (told, b2a_base64(line, newline=False))
+    return b'{"log": %b%b}\n' % (log, told)
+
+
+def _is_utf8(data: bytes) -> bool:
     try:
-        return f'{{"log": {encode_basestring(line.decode())}{told}}}\n'
+        data.decode()
     except UnicodeDecodeError:
-        log = encode_basestring(line.decode("utf-8", "replace"))
-        exact = b2a_base64(line, newline=False).decode()
-        return f'{{"log": {log}{told}, "log_base64": "{exact}"}}\n'
+        return False
+    return True
 
 
 def _continuation_bytes(data: bytes) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 from .failure import Exit, Failure, tell
 from .output import STDOUT_FD, keep_standard_fds, write_all, write_line
 from .values import positive_duration_ms
-from .words import join_implied, split_options
+from .words import gather_options, join_implied, split_options
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -23,11 +23,13 @@ VERBS: Final = {
     "start": "run a command as a new job and print its id",
     "stop": "end a job",
     "status": "tell what a job is doing, or how it ended",
-    "logs": "print a job's output and follow it",
+    "logs": "print the output of jobs and follow it",
     "stats": "tell what a job uses of CPU, memory, processes and disks",
     "update": "change the limits of a running job",
     "pause": "hold a job still",
     "resume": "let a paused job go on",
+    "rm": "remove jobs that have ended",
+    "prune": "remove all jobs that have ended, or the old ones",
 }
 DESCRIPTION: Final = "Run Linux processes as jobs on a server, within limits, and watch them."
 EPILOG: Final = """\
@@ -38,8 +40,10 @@ commands:
 examples:
   jobc start --memory 1G --cpus 1.5 /srv/import.sh
   jobc logs a62dfccc
+  jobc logs -n 20 -o text web db
   jobc stats a62dfccc
   jobc stop a62dfccc --grace 500ms
+  jobc prune --older-than 7d
 
 environment:
   JOBC_ADDR, JOBC_CA, JOBC_CERT, JOBC_KEY are the flags of these names, which come before them.
@@ -154,6 +158,9 @@ def _parse_verb(name: str, verb: Verb, words: Sequence[str], args: Namespace) ->
         parser.parse_args(options, args)
         if not args.command:
             parser.error("no command to run was given")
+    elif any(action.nargs == "+" for action in actions):
+        options, jobs = gather_options(words, _valued(actions))
+        parser.parse_args([*options, "--", *jobs], args)
     else:
         parser.parse_args(join_implied(words, _implied(actions)), args)
     if check := getattr(args, "check", None):  # a verb whose flags hang together has set it

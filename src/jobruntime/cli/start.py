@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .failure import Exit, Failure
 from .limit_flags import add_limit_flags, limits_of
+from .log_bounds import add_bounds_flags, bounds_of
 from .output import write_line
 from .values import (
     duration_ms,
@@ -36,6 +37,7 @@ examples:
   jobc start sleep 60
   jobc start --name nightly -e LEVEL=3 -w /srv/data --timeout 2h ./import.sh --all
   jobc start --memory 2G --cpus 1.5 --pids 100 --io-write-bps /srv:20M /srv/import.sh
+  jobc start --log-max 1G --log-full drop-oldest /srv/chatter
   jobc start --grace 1m -- sh -c 'trap "sleep 30; exit 0" TERM; sleep 1h & wait'
 
 exit codes: 126 the program cannot be executed, 127 it was not found, others as in jobc --help
@@ -100,6 +102,7 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
             "(default: a random one, for a retry of jobc's own)",
         ),
         *add_limit_flags(parser, "What is not given is the server's default."),
+        *add_bounds_flags(parser),
     ]
 
 
@@ -144,6 +147,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
             timeout_ms=args.timeout,
             request_id=args.request_id or os.urandom(16).hex(),
             limits=limits_of(args),
+            log=bounds_of(args),
             **optional,
         )
         request = start_request_of(spec)

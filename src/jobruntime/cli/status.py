@@ -38,7 +38,8 @@ signal from elsewhere), the limits in force, and when it has ended, its receipt:
 The keys of -o json are the fields of JobStatus and Usage in the API. `cause` is one of exited,
 signal (from elsewhere), stop, stop_kill, timeout, timeout_kill, oom (its own limit of memory),
 oom_above (that of all jobs together, or the host's) and lost. In `limits`, null is not set and
-"max" a limit that was lifted; in `usage`, null is what the server's host does not count.
+"max" a limit that was lifted; `log` has the bounds of the job's log; in `usage`, null is what the
+server's host does not count.
 
 examples:
   jobc status nightly
@@ -137,6 +138,7 @@ def format_wide(status: pb.JobStatus) -> str:
     from .counters import usage_rows
     from .facts import read_facts
     from .limits_told import format_limits
+    from .log_bounds import format_bounds
 
     facts = read_facts(status)
     command = shlex.join(arg.decode("utf-8", "replace") for arg in status.argv)
@@ -153,6 +155,7 @@ def format_wide(status: pb.JobStatus) -> str:
         ("Started", _time(status.started_at) if status.HasField("started_at") else ""),
         ("Ended", _time(status.ended_at) if status.HasField("ended_at") else ""),
         ("Limits", format_limits(facts.limits) if status.HasField("limits") else ""),
+        ("Log", format_bounds(facts.log)),
         *(usage_rows(facts.usage, facts.limits, facts.state) if facts.usage is not None else ()),
         *advice_rows(facts.usage, facts),
     ]
@@ -176,6 +179,7 @@ def _course(status: pb.JobStatus, facts: Facts) -> dict[str, object]:
     from .advice import advise
     from .counters import usage_json
     from .limits_told import limits_json
+    from .log_bounds import bounds_json
 
     oom = facts.oom
     return {
@@ -185,6 +189,7 @@ def _course(status: pb.JobStatus, facts: Facts) -> dict[str, object]:
         else {"scope": str(oom.scope), "kills": oom.kills, "leader": oom.leader},
         "cause": None if facts.cause is None else str(facts.cause),
         "limits": limits_json(facts.limits) if status.HasField("limits") else None,
+        "log": bounds_json(facts.log) if status.HasField("log") else None,
         "usage": None if facts.usage is None else usage_json(facts.usage),
         "advice": advise(facts.usage, facts.limits, oom),
     }

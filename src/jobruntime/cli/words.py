@@ -16,27 +16,29 @@ def split_options(words: Sequence[str], valued: Mapping[str, str]) -> tuple[list
     word, `--name=value`, so that argparse takes any value, also one that begins with `-`.
     """
     options: list[str] = []
-    index = 0
-    while index < len(words):
-        word = words[index]
+    left = list(words)
+    while left and _is_option(left[0]):
+        word = left.pop(0)
         if word == "--":
-            index += 1
             break
-        if not word.startswith("-") or word == "-":
-            break
-        index += 1
-        name, separator, value = _split_option(word, valued)
-        long_name = valued.get(name)
-        if long_name is None:
-            options.append(word)
-        elif separator:
-            options.append(f"{long_name}={value}")
-        elif index < len(words):
-            options.append(f"{long_name}={words[index]}")
-            index += 1
+        options += _take_option(word, left, valued)
+    return options, left
+
+
+def gather_options(words: Sequence[str], valued: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return all options, wherever they stand before a `--`, and all other words."""
+    options: list[str] = []
+    others: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            return options, others + left
+        if _is_option(word):
+            options += _take_option(word, left, valued)
         else:
-            options.append(long_name)  # argparse says what is missing
-    return options, list(words[index:])
+            others.append(word)
+    return options, others
 
 
 def join_implied(words: Sequence[str], implied: Mapping[str, str]) -> list[str]:
@@ -49,6 +51,27 @@ def join_implied(words: Sequence[str], implied: Mapping[str, str]) -> list[str]:
         f"{word}={implied[word]}" if word in implied and place < end else word
         for place, word in enumerate(words)
     ]
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-"
+
+
+def _take_option(word: str, left: list[str], valued: Mapping[str, str]) -> list[str]:
+    """Return the options in `word`; takes a value from the words that are `left` behind it."""
+    options: list[str] = []
+    if not word.startswith("--"):  # short ones may share a word: -fn 5
+        while len(word) > 2 and word[:2] not in valued:
+            options.append(word[:2])
+            word = f"-{word[2:]}"
+    name, separator, value = _split_option(word, valued)
+    long_name = valued.get(name)
+    if long_name is None:
+        return [*options, word]
+    if separator:
+        return [*options, f"{long_name}={value}"]
+    # Without any value argparse says what is missing.
+    return [*options, f"{long_name}={left.pop(0)}" if left else long_name]
 
 
 def _split_option(word: str, valued: Mapping[str, str]) -> tuple[str, bool, str]:

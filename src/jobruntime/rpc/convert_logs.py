@@ -66,6 +66,29 @@ def log_query_of(request: pb.LogsRequest) -> LogQuery:
     )
 
 
+def logs_request_of(job: str, query: LogQuery) -> pb.LogsRequest:
+    """Return the request that makes `query` of a job's log; the inverse of `log_query_of`."""
+    return pb.LogsRequest(
+        job=job,
+        follow=query.follow,
+        cursor=query.cursor,
+        tail_lines=query.tail_lines,
+        since=_timestamp(query.since_ns),
+        until=_timestamp(query.until_ns),
+        streams=[]
+        if query.streams == BOTH
+        else sorted(_STREAM_TO_PROTO[stream] for stream in query.streams),
+        grep=query.grep,
+    )
+
+
+def _timestamp(time_ns: int | None) -> Timestamp | None:
+    if time_ns is None:
+        return None
+    seconds, nanos = divmod(time_ns, _NS)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
 def _ns_of(at: Timestamp) -> int:
     return at.seconds * _NS + at.nanos
 

@@ -104,6 +104,9 @@ class LogReading:
         `progress` gives the job's course as it is known at the moment. Raises JobError
         (LOG_UNREADABLE) where the log is damaged or shorter than its keeper left it.
         """
+        if self._query.tail_lines is not None and not self._query.cursor:
+            # The last lines of a later call would be others: a lost connection goes on from here.
+            yield LogBatch((), encode_cursor(self._reader.position))
         while True:
             if tail is not None:
                 tail.changed.clear()
