@@ -55,6 +55,11 @@ def settings_of(config: Config) -> Settings:
         default_limits=config.default_limits,
         ceiling=config.ceiling,
         all_limits=config.all_limits,
+        default_log=config.logs.default,
+        log_ceiling_bytes=config.logs.ceiling_bytes,
+        log_reserve_bytes=config.logs.reserve_bytes,
+        log_reserve_percent=config.logs.reserve_percent,
+        retention=config.retention,
     )
 
 

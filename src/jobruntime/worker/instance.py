@@ -88,7 +88,10 @@ def _reserve_bytes(settings: Settings, state_dir: str) -> int:
     if settings.log_reserve_bytes is not None:
         return settings.log_reserve_bytes
     disk = os.statvfs(state_dir)
-    return min(disk.f_blocks * disk.f_frsize // 20, _MOST_RESERVE_BYTES)
+    size_bytes = disk.f_blocks * disk.f_frsize
+    if settings.log_reserve_percent is not None:
+        return int(size_bytes * settings.log_reserve_percent / 100)
+    return min(size_bytes // 20, _MOST_RESERVE_BYTES)
 
 
 def instance_tag(state_dir: str) -> str:
