@@ -48,6 +48,11 @@ class Instance:
         """Where each job has its directory."""
         return f"{self.state_dir}/jobs"
 
+    @property
+    def removed_dir(self) -> str:
+        """Where the directory of a job goes that is being removed; nobody looks for jobs there."""
+        return f"{self.state_dir}/removed"
+
     def close(self) -> None:
         """Give the lock back, and let go of the cgroups; what runs in them stays."""
         self.tree.release()
@@ -65,6 +70,7 @@ def open_instance(settings: Settings) -> Instance:
     try:
         make_private_directory(state_dir)
         make_private_directory(f"{state_dir}/jobs")
+        make_private_directory(f"{state_dir}/removed")
         lock = _take_lock(state_dir)
     except OSError as error:
         raise _unusable("state directory", state_dir, error) from error
