@@ -54,6 +54,10 @@ def ask(stub: JobServiceStub, request: Message, *, deadline_s: float = DEADLINE_
             return _answer(lambda: stub.Stop.with_call(request, timeout=deadline_s))
         case pb.StatusRequest():
             return _answer(lambda: stub.Status.with_call(request, timeout=deadline_s))
+        case pb.RemoveRequest():
+            return _answer(lambda: stub.Remove.with_call(request, timeout=deadline_s))
+        case pb.PruneRequest():
+            return _answer(lambda: stub.Prune.with_call(request, timeout=deadline_s))
         case pb.LogsRequest():
             return _answer_of_stream(lambda: stub.Logs(request, timeout=deadline_s))
     raise TypeError(request)

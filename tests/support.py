@@ -244,6 +244,29 @@ class Api:
         )
         return response.status
 
+    def remove(self, job: str) -> pb.RemoveResponse:
+        """Remove a job that has ended."""
+        response: pb.RemoveResponse = self.stub.Remove(
+            pb.RemoveRequest(job=job), timeout=DEADLINE_S
+        )
+        return response
+
+    def prune(self, **fields: object) -> pb.PruneResponse:
+        """Remove jobs that have ended; `fields` are those of PruneRequest."""
+        request = pb.PruneRequest(**fields)  # type: ignore[arg-type]
+        response: pb.PruneResponse = self.stub.Prune(request, timeout=DEADLINE_S)
+        return response
+
+    def entries(
+        self, job: str, *, follow: bool = True, timeout: float = LOGS_S
+    ) -> tuple[list[pb.LogEntry], pb.LogsEnd]:
+        """Return all of a job's log, gaps too."""
+        entries: list[pb.LogEntry] = []
+        for message in self.stream(job, follow=follow, timeout=timeout):
+            entries.extend(message.batch.entries)
+        assert message.HasField("end")
+        return entries, message.end
+
     def usage(self, job: str) -> pb.Usage:
         """Return what a job has used so far, or its receipt."""
         [response] = self.stub.Stats(pb.StatsRequest(job=job), timeout=DEADLINE_S)

@@ -125,6 +125,7 @@ def odd_requests_for(job: str) -> list[Message]:
         pb.StopRequest(job=job, signal=65),
         pb.StopRequest(job=job, grace_ms=-1),
         pb.StatusRequest(job=job),
+        pb.RemoveRequest(job=job),
         pb.LogsRequest(job=job),
         pb.LogsRequest(job=job, follow=True),
         pb.LogsRequest(job=job, cursor="1:8:0:0:0"),

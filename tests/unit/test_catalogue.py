@@ -1,5 +1,7 @@
 """The catalogue: ids, prefixes, names and request ids, among what an owner may see."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobruntime.model.retention import Kept
 from jobruntime.model.spec import JobSpec
-from jobruntime.worker.catalogue import Catalogue, Match
+from jobruntime.worker.catalogue import Catalogue, Ended, Match
 from jobruntime.worker.store import JobRecord
 
 
@@ -50,12 +53,12 @@ def test_a_name_goes_before_a_prefix(catalogue: Catalogue) -> None:
 def test_of_jobs_with_one_name_the_living_goes_before_the_newest(catalogue: Catalogue) -> None:
     for number, at in ((1, 10), (2, 20), (3, 30)):
         catalogue.add(record(job_id(number), name="n", at=at))
-        catalogue.mark_ended(job_id(number))
+        catalogue.mark_ended(Ended(job_id(number), 0, 0))
     assert found(catalogue, "n") == [job_id(3)]
     catalogue.add(record(job_id(4), name="n", at=5))
     assert catalogue.find("n", None) == [Match(job_id(4), "me", ended=False)]
     assert catalogue.name_in_use("me", "n")
-    catalogue.mark_ended(job_id(4))
+    catalogue.mark_ended(Ended(job_id(4), 0, 0))
     assert not catalogue.name_in_use("me", "n")
 
 
@@ -110,13 +113,53 @@ def test_the_catalogue_keeps_what_it_was_told(tmp_path: Path) -> None:
     first = Catalogue(path)
     first.add(record(job_id(1), name="n", request="r"))
     first.add(record(job_id(2)))
-    first.mark_ended(job_id(2))
+    first.mark_ended(Ended(job_id(2), 7, 8))
     first.add(record(job_id(2), owner="somebody else"))  # is there already
     first.close()
     second = Catalogue(path)
     assert second.ids(ended=True) == {job_id(2)}
     assert second.ids(ended=False) == {job_id(1)}
     assert second.find(job_id(2), "me") == [Match(job_id(2), "me", ended=True)]
+    assert second.kept == Kept(1, 8)
     second.remove(job_id(1))
     assert second.find_request("me", "r") is None
     second.close()
+
+
+def test_what_has_ended_is_found_by_its_end_and_summed_up(catalogue: Catalogue) -> None:
+    ends = [(1, "me", 30), (2, "you", 10), (3, "me", 20), (4, "you", 40)]
+    for number, owner, at in ends:
+        catalogue.add(record(job_id(number), owner=owner))
+        catalogue.mark_ended(Ended(job_id(number), at, 100 * number))
+        catalogue.mark_ended(Ended(job_id(number), at, 100 * number))  # told twice, by a recovery
+    catalogue.add(record(job_id(5)))
+    assert catalogue.kept == Kept(4, 1000)
+
+    def numbers(found: list[Ended]) -> list[int]:
+        return [ended.size_bytes // 100 for ended in found]
+
+    assert numbers(catalogue.oldest(30, 10)) == [2, 3, 1]
+    assert numbers(catalogue.oldest(100, 2)) == [2, 3]
+    assert numbers(catalogue.behind_newest(None, 0, 100, 10)) == [4, 1, 3, 2]
+    assert numbers(catalogue.behind_newest("me", 0, 100, 10)) == [1, 3]
+    assert numbers(catalogue.behind_newest("me", 1, 100, 10)) == [3]
+    assert numbers(catalogue.behind_newest(None, 1, 20, 10)) == [3, 2]
+    catalogue.remove(job_id(2))
+    catalogue.remove(job_id(2))
+    catalogue.remove(job_id(5))
+    assert catalogue.kept == Kept(3, 800)
+    catalogue.remove_all([job_id(1), job_id(9)])
+    assert catalogue.kept == Kept(2, 700)
+
+
+def test_the_index_of_another_version_is_filled_anew(tmp_path: Path) -> None:
+    path = str(tmp_path / "catalogue.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE jobs (id TEXT PRIMARY KEY, ended INTEGER) WITHOUT ROWID")
+        db.execute("INSERT INTO jobs VALUES ('old', 1)")
+        db.execute("PRAGMA user_version=1")
+        db.commit()
+    catalogue = Catalogue(path)
+    assert catalogue.ids(ended=True) == set()
+    catalogue.add(record(job_id(1)))
+    catalogue.close()

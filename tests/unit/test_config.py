@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.log_policy import NO_POLICY, LogFull, LogPolicy
+from jobruntime.model.retention import KEEP_ALL, Retention
 from jobruntime.server.config import (
     Address,
     instance_tag,
@@ -13,6 +15,7 @@ from jobruntime.server.config import (
     toml_string,
     uid_first_of,
 )
+from jobruntime.server.config_logs import LogsConfig
 
 PATH = Path("/srv/jobs/jobd.toml")
 
@@ -38,6 +41,8 @@ def test_an_empty_file_is_a_whole_configuration_beside_itself() -> None:
     assert config.default_grace_ms == 10_000
     assert (config.uid_first, config.uid_count) == (uid_first_of("/srv/jobs/state"), 65_536)
     assert config.cgroup_root == "auto"
+    assert config.logs == LogsConfig(NO_POLICY, None, None, None, 4096)
+    assert config.retention == KEEP_ALL
 
 
 def test_every_key_is_taken() -> None:
@@ -49,6 +54,8 @@ def test_every_key_is_taken() -> None:
     tls = {ca = "a", cert = "b", key = "/c"}
     jobs = {default_grace = "1m30s", uid_first = 200000, uid_count = 10}
     cgroup = {root = "/sys/fs/cgroup/jobs"}
+    logs = {max = "1M", full = "block", ceiling = "1M", reserve = "2G", followers_per_user = 3}
+    retention = {age = "1d", count = 0, size = "1T", spare = "0"}
     """
     config = parse_config(text.encode(), PATH)
     assert str(config.listen) == "[::1]:0"
@@ -57,6 +64,20 @@ def test_every_key_is_taken() -> None:
     assert (config.tls.ca, config.tls.key) == (Path("/srv/jobs/a"), Path("/c"))
     assert (config.default_grace_ms, config.uid_first, config.uid_count) == (90_000, 200_000, 10)
     assert config.cgroup_root == Path("/sys/fs/cgroup/jobs")
+    bounds = LogPolicy(1 << 20, LogFull.BLOCK)
+    assert config.logs == LogsConfig(bounds, 1 << 20, 2 << 30, None, 3)
+    assert config.retention == Retention(86_400_000, 0, 1 << 40, 0)
+
+
+@pytest.mark.parametrize(("text", "percent"), [("5%", 5.0), ("0.5%", 0.5), ("99%", 99.0)])
+def test_a_reserve_may_be_a_share_of_the_disk(text: str, percent: float) -> None:
+    logs = parse_config(f"[logs]\nreserve = '{text}'".encode(), PATH).logs
+    assert (logs.reserve_bytes, logs.reserve_percent) == (None, percent)
+
+
+def test_nothing_is_spared_longer_than_it_is_kept() -> None:
+    assert parse_config(b"[retention]\nage = '10m'", PATH).retention.spare_ms == 600_000
+    assert parse_config(b"[retention]\nage = '10h'", PATH).retention.spare_ms == 3_600_000
 
 
 @pytest.mark.parametrize(
@@ -65,7 +86,26 @@ def test_every_key_is_taken() -> None:
         ("listen = 1", "listen"),
         ("[tls]\ncacert = 'x'", "tls.cacert"),
         ("[jobs]\nuid = 1", "jobs.uid"),
-        ("[logs]\nx = 1", "logs"),
+        ("[logs]\nx = 1", "logs.x"),
+        ("[log]\nmax = '1G'", "log"),
+        ("[logs]\nmax = '1'", "logs.max"),
+        ("[logs]\nmax = 1048576", "logs.max"),
+        ("[logs]\nceiling = '1000K'", "logs.ceiling"),
+        ("[logs]\nmax = '2G'\nceiling = '1G'", "logs.max"),
+        ("[logs]\nfull = 'drop'", "logs.full"),
+        ("[logs]\nfull = true", "logs.full"),
+        ("[logs]\nreserve = '100%'", "logs.reserve"),
+        ("[logs]\nreserve = '-1%'", "logs.reserve"),
+        ("[logs]\nreserve = 5", "logs.reserve"),
+        ("[logs]\nfollowers_per_user = -1", "logs.followers_per_user"),
+        ("[retention]\ndays = 1", "retention.days"),
+        ("[retention]\nage = 30", "retention.age"),
+        ("[retention]\nage = '30'", "retention.age"),
+        ("[retention]\ncount = '30'", "retention.count"),
+        ("[retention]\ncount = -1", "retention.count"),
+        ("[retention]\nsize = 'all'", "retention.size"),
+        ("[retention]\nspare = '-1h'", "retention.spare"),
+        ("[retention]\nspare = '2h'\nage = '1h'", "retention.spare"),
         ("listen = 7443", "listen"),
         ("listen = ':7443'", "listen"),
         ("state_dir = ''", "state_dir"),

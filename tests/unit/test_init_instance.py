@@ -1,6 +1,7 @@
 import argparse
 import os
 import pty
+import re
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from jobruntime.model.access import Role
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.retention import DEFAULT_SPARE_MS
 from jobruntime.rpc.tls import channel_credentials, server_credentials
 from jobruntime.server import cert, init_instance, pki
 from jobruntime.server.config import parse_address, read_config, uid_first_of
@@ -126,6 +128,20 @@ def test_an_existing_instance_is_refused_and_left_as_it_is(tmp_path: Path) -> No
         init_instance.init_instance(options(tmp_path / "i"))
     assert caught.value.reason is Reason.INSTANCE_IN_USE
     assert snapshot(tmp_path) == before
+
+
+def test_what_the_configuration_offers_as_comments_can_be_taken_as_it_stands(
+    tmp_path: Path,
+) -> None:
+    result = init_instance.init_instance(options(tmp_path / "i"))
+    text = result.config.read_text()
+    taken = re.sub(r"^# (\[[a-z]+\]|[a-z_]+ = .*)$", r"\1", text, flags=re.MULTILINE)
+    result.config.write_text(taken)
+    config = read_config(result.config)
+    assert config.logs.default.max_bytes == 1 << 30
+    assert config.logs.reserve_percent == 5
+    assert (config.retention.age_ms, config.retention.count) == (30 * 86_400_000, 10_000)
+    assert config.retention.spare_ms == DEFAULT_SPARE_MS
 
 
 STEPS = ["pki/ca.key", "pki/ca.crt", "pki/server.key", "pki/server.crt"]

@@ -53,12 +53,18 @@ class Segments:
     @property
     def room(self) -> int:
         """How many bytes the next frame may have."""
-        left = -self.end % self.block_bytes
+        left = self._left
         return left if left >= _LEAST_ROOM else self.block_bytes - _HEADER
+
+    @property
+    def _left(self) -> int:
+        # None where the next segment is open already, and its first write found no room.
+        begun = self.end > self._segments[-1] * self.block_bytes
+        return -self.end % self.block_bytes if begun else 0
 
     def append(self, frame: memoryview) -> bool:
         """Append a frame of at most `room` bytes; False: `begin_block` has to take it."""
-        if len(frame) > -self.end % self.block_bytes:
+        if len(frame) > self._left:
             return False
         self._put([frame], self.end)
         self.end += len(frame)

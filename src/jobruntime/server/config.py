@@ -7,15 +7,17 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from jobruntime.model.durations import parse_duration_ms
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.model.limit_texts import parse_limit_texts
 from jobruntime.model.limits import Limits
+from jobruntime.model.retention import Retention
+
+from .config_logs import LogsConfig, logs_of, retention_of
+from .config_table import Table, as_key
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7443"
 DEFAULT_UID_COUNT: Final = 65_536
@@ -75,6 +77,8 @@ class Config:
     default_limits: Limits
     ceiling: Limits
     all_limits: Limits
+    logs: LogsConfig
+    retention: Retention
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -102,9 +106,9 @@ def parse_config(data: bytes, path: Path) -> Config:
         raise JobError(
             Reason.CONFIG_INVALID, f"cannot read the configuration {path}: {error}", "mend its TOML"
         ) from error
-    top = _Table(path, raw, "")
+    top = Table(path, raw, "")
     tls, jobs, cgroup = top.table("tls"), top.table("jobs"), top.table("cgroup")
-    limits = top.table("limits")
+    limits, logs, retention = top.table("limits"), top.table("logs"), top.table("retention")
     state_dir = top.path("state_dir", "state")
     runtime_dir = top.path("runtime_dir", "") if top.has("runtime_dir") else None
     uid_first, uid_count = _uids(jobs, state_dir)
@@ -126,8 +130,10 @@ def parse_config(data: bytes, path: Path) -> Config:
         default_limits=limits.limits("default"),
         ceiling=limits.limits("ceiling", forbidden=("oom_group",)),
         all_limits=limits.limits("all", forbidden=("oom_group",)),
+        logs=logs_of(logs),
+        retention=retention_of(retention),
     )
-    for table in (top, tls, jobs, cgroup, limits):
+    for table in (top, tls, jobs, cgroup, limits, logs, retention):
         table.refuse_unknown()
     return config
 
@@ -183,88 +189,21 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-class _Table:
-    """One table of the file: typed look-ups that know the key's full name, and what was asked."""
-
-    def __init__(self, file: Path, values: Mapping[str, object], name: str) -> None:
-        self._file = file
-        self._values = values
-        self._name = name
-        self._known: set[str] = set()
-
-    def has(self, key: str) -> bool:
-        self._known.add(key)
-        return key in self._values
-
-    def table(self, key: str) -> _Table:
-        value = self._values[key] if self.has(key) else {}
-        if not isinstance(value, dict):
-            raise self.bad(key, "it is not a table", f"write it as [{key}]")
-        return _Table(self._file, value, f"{self._name}.{key}" if self._name else key)
-
-    def limits(self, key: str, forbidden: Container[str] = ()) -> Limits:
-        table = self.table(key)
-        for name, value in table._values.items():
-            if name in forbidden:
-                raise table.bad(name, f"there is no {key} for it", "remove it")
-            try:
-                parse_limit_texts({name: value})
-            except JobError as error:
-                raise table.bad(name, error.message, error.remedy) from error
-        return parse_limit_texts(table._values)
-
-    def text(self, key: str, default: str) -> str:
-        value = self._values[key] if self.has(key) else default
-        if not isinstance(value, str):
-            raise self.bad(key, "it is not a string", 'write it in quotes, as in key = "value"')
-        return value
-
-    def integer(self, key: str, default: int) -> int:
-        value = self._values[key] if self.has(key) else default
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.bad(key, "it is not an integer", "write it without quotes and point")
-        return value
-
-    def path(self, key: str, default: str) -> Path:
-        text = self.text(key, default)
-        if not text or "\0" in text:
-            raise self.bad(key, "it is empty or has a NUL", "give a path")
-        return Path(os.path.normpath(self._file.parent / text))
-
-    def refuse_unknown(self) -> None:
-        for key in self._values:
-            if key not in self._known:
-                known = ", ".join(sorted(self._known))
-                raise self.bad(key, "there is no such key", f"remove it; known here: {known}")
-
-    def bad(self, key: str, cause: str, remedy: str) -> JobError:
-        name = f"{self._name}.{key}" if self._name else key
-        return JobError(
-            Reason.CONFIG_INVALID, f"cannot use the key {name} in {self._file}: {cause}", remedy
-        )
-
-
-def _listen(top: _Table) -> Address:
+def _listen(top: Table) -> Address:
     try:
         return parse_address(top.text("listen", DEFAULT_LISTEN))
     except JobError as error:
-        raise _as_key(top, "listen", error) from error
+        raise as_key(top, "listen", error) from error
 
 
-def _grace_ms(jobs: _Table) -> int:
+def _grace_ms(jobs: Table) -> int:
     try:
         return parse_duration_ms(jobs.text("default_grace", "10s"))
     except JobError as error:
-        raise _as_key(jobs, "default_grace", error) from error
+        raise as_key(jobs, "default_grace", error) from error
 
 
-def _as_key(table: _Table, key: str, error: JobError) -> JobError:
-    if error.reason is Reason.CONFIG_INVALID:
-        return error
-    return table.bad(key, error.message, error.remedy)
-
-
-def _uids(jobs: _Table, state_dir: Path) -> tuple[int, int]:
+def _uids(jobs: Table, state_dir: Path) -> tuple[int, int]:
     first = jobs.integer("uid_first", uid_first_of(state_dir))
     count = jobs.integer("uid_count", DEFAULT_UID_COUNT)
     if first < _FIRST_REGULAR_UID:
@@ -276,7 +215,7 @@ def _uids(jobs: _Table, state_dir: Path) -> tuple[int, int]:
     return first, count
 
 
-def _cgroup_root(cgroup: _Table) -> Path | Literal["auto", "none"]:
+def _cgroup_root(cgroup: Table) -> Path | Literal["auto", "none"]:
     match cgroup.text("root", "auto"):
         case "auto":
             return "auto"

@@ -18,13 +18,12 @@ from jobruntime.model.access import Role
 from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.server.config import (
     DEFAULT_LISTEN,
-    DEFAULT_UID_COUNT,
     Address,
     instance_tag,
     parse_address,
     toml_string,
-    uid_first_of,
 )
+from jobruntime.server.config_text import config_text
 from jobruntime.server.errors_out import run_reporting
 
 # `cryptography` costs 70 ms, so what needs it is imported late: `jobd --help` does without.
@@ -120,7 +119,7 @@ def init_instance(options: InitOptions) -> InitResult:
         work_dir = _make_directories(directory)
         admin = _make_certificates(options, directory / "pki", names)
     work_outside = work_dir.parent != directory
-    text = _config_text(options.listen, directory, work_dir if work_outside else Path("work"))
+    text = config_text(options.listen, directory, work_dir if work_outside else Path("work"))
     write_new(config, text.encode(), 0o644)
     return InitResult(
         directory=directory,
@@ -364,37 +363,3 @@ def _check_admin(authority: Authority, pair: Pair, name: str) -> None:
             f"cannot go on with {pair.certificate}: it is no administrator's named {name}",
             f"remove it and {pair.key}, or name another administrator with --admin",
         )
-
-
-def _config_text(listen: Address, directory: Path, work_dir: Path) -> str:
-    return f"""\
-# One instance of jobd. Paths are relative to this file's directory.
-
-# Where clients connect. Another host name or address needs a server certificate that names it.
-listen = {toml_string(str(listen))}
-
-# Jobs, their logs and the catalogue. The server makes it, for itself alone.
-state_dir = "state"
-
-# Above the jobs' own directories. As root, every directory on the way must be passable by others.
-work_dir = {toml_string(str(work_dir))}
-
-[tls]
-ca = "pki/ca.crt"
-cert = "pki/server.crt"
-key = "pki/server.key"
-
-[jobs]
-# How long a job may take to end after its stop signal, unless it says so itself.
-default_grace = "10s"
-# As root, each owner's jobs run under one uid of this range (and the gid of the same number), never
-# given to another owner. systemd, useradd and containers leave the range alone, and it was derived
-# from the state directory, so that two instances on a host do not share one. Do not change it
-# once there are jobs: their files belong to these uids.
-uid_first = {uid_first_of(directory / "state")}
-uid_count = {DEFAULT_UID_COUNT}
-
-[cgroup]
-# "auto" finds a cgroup v2 to work in, "none" goes without, an absolute path is used as it is.
-root = "auto"
-"""

@@ -23,6 +23,7 @@ from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
 from .config import Config, read_config
+from .followers import Followers
 from .notify import notify
 from .search import compile_search
 from .service import JobService
@@ -55,6 +56,11 @@ def settings_of(config: Config) -> Settings:
         default_limits=config.default_limits,
         ceiling=config.ceiling,
         all_limits=config.all_limits,
+        default_log=config.logs.default,
+        log_ceiling_bytes=config.logs.ceiling_bytes,
+        log_reserve_bytes=config.logs.reserve_bytes,
+        log_reserve_percent=config.logs.reserve_percent,
+        retention=config.retention,
     )
 
 
@@ -86,7 +92,8 @@ async def _serve_worker(
     server = grpc.aio.server(
         interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
     )
-    service = JobService(worker, config.default_grace_ms)
+    followers = Followers(config.logs.followers_per_user)
+    service = JobService(worker, config.default_grace_ms, followers)
     service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
     port = _bind(server, config, credentials)
     await server.start()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Final, assert_never
 
-from jobruntime.model.errors import invalid
+from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.model.state import State
 from jobruntime.rpc.convert import spec_of, status_to_proto, usage_to_proto
 from jobruntime.rpc.convert_limits import limits_of
@@ -19,6 +19,7 @@ from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
 
 from .access import current_caller
+from .followers import Followers
 
 _logger = logging.getLogger(__name__)
 
@@ -31,9 +32,10 @@ _LONGEST_INTERVAL_MS: Final = 3_600_000
 class JobService(service_pb2_grpc.JobServiceServicer):
     """Answers the calls of proto/service.proto."""
 
-    def __init__(self, worker: Worker, default_grace_ms: int) -> None:
+    def __init__(self, worker: Worker, default_grace_ms: int, followers: Followers) -> None:
         self._worker = worker
         self._default_grace_ms = default_grace_ms
+        self._followers = followers
         self._last_encoded: tuple[LogBatch, bytes] | None = None
 
     async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
@@ -85,6 +87,36 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         _logger.info("%s resumed job %s", caller.principal.name, status.job_id)
         return pb.ResumeResponse(status=status_to_proto(status))
 
+    async def Remove(self, request: pb.RemoveRequest, context: object) -> pb.RemoveResponse:
+        """Remove a job that has ended."""
+        caller = current_caller()
+        removed = await self._worker.remove(_reference(request.job), owner=caller.owner)
+        [job_id] = removed.job_ids
+        _logger.info("%s removed job %s", caller.principal.name, job_id)
+        return pb.RemoveResponse(job_id=job_id, freed_bytes=removed.freed_bytes)
+
+    async def Prune(self, request: pb.PruneRequest, context: object) -> pb.PruneResponse:
+        """Remove all jobs of the caller's that have ended and fit the request."""
+        caller = current_caller()
+        user = caller.principal.name
+        if request.all_owners and caller.owner is not None:
+            raise JobError(
+                Reason.PERMISSION_DENIED,
+                f"cannot prune other users' jobs: no role of user {user!r} allows it",
+                "leave them out, or ask an administrator",
+            )
+        removed = await self._worker.prune(
+            owner=None if request.all_owners else user,
+            ended_before_ms=request.ended_before_ms
+            if request.HasField("ended_before_ms")
+            else None,
+            keep=request.keep,
+            dry_run=request.dry_run,
+        )
+        if not request.dry_run:
+            _logger.info("%s removed %d jobs", user, len(removed.job_ids))
+        return pb.PruneResponse(job_ids=removed.job_ids, freed_bytes=removed.freed_bytes)
+
     async def Stats(
         self, request: pb.StatsRequest, context: object
     ) -> AsyncIterator[pb.StatsResponse]:
@@ -110,18 +142,21 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         self, request: pb.LogsRequest, context: object
     ) -> AsyncIterator[pb.LogsResponse | bytes]:
         """Stream a job's output; batches come encoded."""
-        events = self._worker.logs(
-            _reference(request.job), log_query_of(request), owner=current_caller().owner
-        )
-        async with aclosing(events):  # type: ignore[type-var] # it is a generator
-            async for event in events:
-                match event:
-                    case LogBatch():
-                        yield self._encoded(event)
-                    case LogEnd():
-                        yield pb.LogsResponse(end=_end_to_proto(event), cursor=event.cursor)
-                    case _:
-                        assert_never(event)
+        caller = current_caller()
+        query = log_query_of(request)
+        with contextlib.ExitStack() as stack:
+            if query.follow:
+                stack.enter_context(self._followers.counted(caller.principal.name))
+            events = self._worker.logs(_reference(request.job), query, owner=caller.owner)
+            async with aclosing(events):  # type: ignore[type-var] # it is a generator
+                async for event in events:
+                    match event:
+                        case LogBatch():
+                            yield self._encoded(event)
+                        case LogEnd():
+                            yield pb.LogsResponse(end=_end_to_proto(event), cursor=event.cursor)
+                        case _:
+                            assert_never(event)
 
     def _encoded(self, batch: LogBatch) -> bytes:
         # Followers at one place are given the same batch, one right after the other.

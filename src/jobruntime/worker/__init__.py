@@ -11,10 +11,11 @@ It needs no gRPC, and nothing but the standard library.
 from ..model.errors import JobError, Reason
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
+from ..model.retention import Retention
 from ..model.spec import JobSpec
 from ..model.state import Exited, Lost, Outcome, Signaled, State
 from ..model.status import JobStatus
-from .api import LogBatch, LogEnd, LogEvent, Worker
+from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
 from .engine import LocalWorker
 from .log_filter import LineSearch
 from .settings import Settings
@@ -35,6 +36,8 @@ __all__ = [
     "Lost",
     "Outcome",
     "Reason",
+    "Removed",
+    "Retention",
     "Settings",
     "Signaled",
     "State",

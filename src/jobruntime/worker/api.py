@@ -41,6 +41,14 @@ class LogEnd:
 LogEvent = LogBatch | LogEnd
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Jobs that were removed, and the room on disk that they had."""
+
+    job_ids: tuple[str, ...]
+    freed_bytes: int
+
+
 class Worker(ABC):
     """Runs jobs for owners.
 
@@ -131,4 +139,31 @@ class Worker(ABC):
         Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, CURSOR_INVALID, INVALID_ARGUMENT for a
         pattern that is none; LOG_UNREADABLE where the log is damaged, after all that could be read
         was yielded.
+        """
+
+    @abstractmethod
+    async def remove(self, job: str, *, owner: str | None = None) -> Removed:
+        """Remove a job that has ended: its log, its own directory, and all that is known of it.
+
+        Whoever reads its log may get an error instead of the rest.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS; WRONG_STATE where it has not ended.
+        """
+
+    @abstractmethod
+    async def prune(
+        self,
+        *,
+        owner: str | None = None,
+        ended_before_ms: int | None = None,
+        keep: int = 0,
+        dry_run: bool = False,
+    ) -> Removed:
+        """Remove the owner's jobs (None: everybody's) that have ended, at most 100,000.
+
+        Only those that ended `ended_before_ms` ago or earlier, and none of the `keep` that ended
+        last. With `dry_run` nothing is removed, and the room that is told is without the jobs' own
+        directories.
+
+        Raises JobError (INVALID_ARGUMENT).
         """

@@ -10,9 +10,11 @@ import contextlib
 import logging
 import os
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from ..model.retention import Kept
 from .store import JobRecord
 
 _logger = logging.getLogger(__name__)
@@ -24,13 +26,17 @@ CREATE TABLE IF NOT EXISTS jobs (
     name TEXT,
     request_id TEXT,
     created_at_ns INTEGER NOT NULL,
-    ended INTEGER NOT NULL DEFAULT 0
+    ended INTEGER NOT NULL DEFAULT 0,
+    ended_at_ns INTEGER,
+    size_bytes INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS jobs_by_name ON jobs (name, created_at_ns) WHERE name IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (owner, request_id)
     WHERE request_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_at_ns) WHERE ended = 1;
+CREATE INDEX IF NOT EXISTS jobs_by_owner_and_end ON jobs (owner, ended_at_ns) WHERE ended = 1;
 """
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,15 @@ class Match:
     job_id: str
     owner: str
     ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that has ended, when (UTC ns), and the room that its directory has."""
+
+    job_id: str
+    ended_at_ns: int
+    size_bytes: int
 
 
 class Catalogue:
@@ -60,6 +75,8 @@ class Catalogue:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path + suffix)
             self._db = _open(path)
+        self._count = self._size_bytes = 0
+        self._sum_up()
 
     def close(self) -> None:
         """Close the file."""
@@ -79,13 +96,68 @@ class Catalogue:
             ),
         )
 
-    def mark_ended(self, job_id: str) -> None:
+    def mark_ended(self, ended: Ended) -> None:
         """Note that the job has ended."""
-        self._db.execute("UPDATE jobs SET ended = 1 WHERE id = ?", (job_id,))
+        done = self._db.execute(
+            "UPDATE jobs SET ended = 1, ended_at_ns = ?, size_bytes = ? WHERE id = ? AND ended = 0",
+            (ended.ended_at_ns, ended.size_bytes, ended.job_id),
+        )
+        if done.rowcount:
+            self._count += 1
+            self._size_bytes += ended.size_bytes
 
     def remove(self, job_id: str) -> None:
         """Forget the job."""
+        row = self._db.execute(
+            "SELECT size_bytes FROM jobs WHERE id = ? AND ended = 1", (job_id,)
+        ).fetchone()
         self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+        if row is not None:
+            self._count -= 1
+            self._size_bytes -= row[0]
+
+    def remove_all(self, job_ids: Iterable[str]) -> None:
+        """Forget these jobs."""
+        with self._db:
+            self._db.execute("BEGIN")
+            rows = ((job_id,) for job_id in job_ids)
+            self._db.executemany("DELETE FROM jobs WHERE id = ?", rows)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        totals = "SELECT count(*), ifnull(sum(size_bytes), 0) FROM jobs WHERE ended = 1"
+        self._count, self._size_bytes = self._db.execute(totals).fetchone()
+
+    @property
+    def kept(self) -> Kept:
+        """The jobs that have ended, all together. Asking is free."""
+        return Kept(self._count, self._size_bytes)
+
+    def oldest(self, until_ns: int, most: int) -> list[Ended]:
+        """Return the jobs that ended first, and not after `until_ns`, in this order."""
+        rows = self._db.execute(
+            "SELECT id, ended_at_ns, size_bytes FROM jobs WHERE ended = 1 AND ended_at_ns <= ?"
+            " ORDER BY ended_at_ns LIMIT ?",
+            (until_ns, most),
+        )
+        return [Ended(*row) for row in rows]
+
+    def behind_newest(
+        self, owner: str | None, newest: int, until_ns: int, most: int
+    ) -> list[Ended]:
+        """Return the owner's jobs (None: everybody's) that ended not after `until_ns`.
+
+        Without so many of his that ended last; the latest first.
+        """
+        whose, values = ("", ()) if owner is None else (" AND owner = ?", (owner,))
+        # Only constants of this module reach the text of the statement.
+        rows = self._db.execute(
+            "SELECT * FROM (SELECT id, ended_at_ns, size_bytes FROM jobs"  # noqa: S608
+            f" WHERE ended = 1{whose} ORDER BY ended_at_ns DESC LIMIT -1 OFFSET ?)"
+            " WHERE ended_at_ns <= ? LIMIT ?",
+            (*values, newest, until_ns, most),
+        )
+        return [Ended(*row) for row in rows]
 
     def ids(self, *, ended: bool) -> set[str]:
         """Return the ids of the jobs that have ended, or of those that have not."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from types import TracebackType
@@ -16,26 +17,29 @@ from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.record import Progress
 from ..model.spec import JobSpec, check_grace_ms, same_request
-from ..model.state import State
 from ..model.status import JobStatus
 from ..model.usage import Usage
-from .api import LogEnd, LogEvent, Worker
+from .api import LogEvent, Removed, Worker
 from .catalogue import Catalogue
 from .instance import Instance, open_instance, remove_places
 from .live import ChangeFailedError, LiveJob
 from .log_filter import LineSearch
-from .log_reader import Position, encode_cursor
-from .logs import Found, LogReading
+from .log_reader import Position
+from .log_streams import LogStreams
+from .logs import Found
+from .lookup import Lookup, not_found
 from .owners import Owners
 from .policy import LimitPolicy
 from .recovery import Settled, recoverable_ids, settle
+from .removal import Remover
 from .reservations import Reservations
+from .retention import RetentionLoop, measure
 from .settings import Settings
 from .spawner import Spawner
 from .start_errors import change_error
 from .starter import Starter
 from .stats import usage_now
-from .store import JobDirectory, JobRecord, status_of
+from .store import JobRecord, status_of
 from .tail import TailHub
 from .threads import Threads
 from .tree import limit_all_jobs
@@ -94,14 +98,23 @@ class LocalWorker(Worker):
             stack.callback(self._catalogue.close)
             self._tail: TailHub[Position, Found] = TailHub()
             stack.callback(self._tail.close)
+            jobs_dir = self._instance.jobs_dir
+            self._logs = LogStreams(jobs_dir, self._tail, self._compile_search)
             self._spawner = Spawner(self._instance)
             stack.callback(self._spawner.close)
             self._starter = Starter(
                 self._instance, self._threads, self._owners, self._catalogue, self._spawner
             )
+            starting = self._starter.starting
+            places = (self._instance, self._threads, self._catalogue)
+            self._lookup = Lookup(*places, self._live, starting)
+            self._remover = Remover(*places)
+            self._retention = RetentionLoop(self._settings.retention, *places, self._remover)
             stack.push_async_callback(self._let_go)
             await self._spawner.ensure()
             await self._recover()
+            self._run_task(self._remover.clean_up())
+            self._run_task(self._retention.run())
             self._resources = stack.pop_all()
         return self
 
@@ -115,6 +128,7 @@ class LocalWorker(Worker):
         await self._resources.aclose()
 
     async def _let_go(self) -> None:
+        self._remover.close()
         if self._starts:
             await asyncio.wait(self._starts, timeout=_START_S)
         for task in self._tasks:
@@ -186,8 +200,9 @@ class LocalWorker(Worker):
 
     async def _start(self, spec: JobSpec, owner: str) -> str:
         async with self._reservations.held(owner, spec) as earlier:
-            if earlier is not None or (earlier := await self._earlier_job(owner, spec)):
-                await self._check_same_request(earlier, spec)
+            if earlier is None:
+                earlier = await self._earlier_job(owner, spec)
+            if earlier is not None and await self._is_by_request(earlier, spec):
                 return earlier
             if spec.name is not None and await self._threads.in_index(
                 lambda: self._catalogue.name_in_use(owner, spec.name or "")
@@ -212,8 +227,13 @@ class LocalWorker(Worker):
             return None
         return await self._threads.in_index(lambda: self._catalogue.find_request(owner, request_id))
 
-    async def _check_same_request(self, job_id: str, spec: JobSpec) -> None:
-        earlier = (await self._look_up(job_id))[0]
+    async def _is_by_request(self, job_id: str, spec: JobSpec) -> bool:
+        try:
+            earlier = (await self._lookup.look_up(job_id))[0]
+        except JobError as error:
+            if error.reason is Reason.JOB_NOT_FOUND:  # it has just been removed
+                return False
+            raise
         if not same_request(earlier.spec, spec):
             raise JobError(
                 Reason.REQUEST_ID_REUSED,
@@ -221,6 +241,7 @@ class LocalWorker(Worker):
                 "with it, and by another request",
                 "use a new request id for a new job",
             )
+        return True
 
     def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
         job = LiveJob(record, progress, self._on_silence)
@@ -253,18 +274,50 @@ class LocalWorker(Worker):
     async def _retire_job(self, job: LiveJob) -> None:
         job_id = job.record.job_id
         try:
-            await self._threads.in_index(lambda: self._catalogue.mark_ended(job_id))
+            await self._mark_ended(job_id, job.progress)
         finally:
             # Also where the catalogue could not be written: it is only an index.
             self._live.pop(job_id, None)
+            job.retired.set()
             self._tail.wake(f"{self._instance.jobs_dir}/{job_id}")
+            self._retention.wake()
+
+    async def _mark_ended(self, job_id: str, progress: Progress | None) -> None:
+        jobs_dir = self._instance.jobs_dir
+        ended = await self._threads.in_files(lambda: measure(jobs_dir, job_id, progress))
+        await self._threads.in_index(lambda: self._catalogue.mark_ended(ended))
+
+    async def remove(self, job: str, *, owner: str | None = None) -> Removed:
+        """See Worker.remove."""
+        job_id = await self._lookup.resolve(job, owner)
+        if live := self._live.get(job_id):
+            await live.check_ended(f"remove job {job_id}")
+        elif not (await self._lookup.match(job_id, owner)).ended:
+            await self._lookup.look_up(job_id)  # refuses where the files tell of no end either
+        freed = await self._remover.remove(job_id)
+        if freed is None:
+            raise not_found(job)  # somebody else was quicker
+        return Removed((job_id,), freed)
+
+    async def prune(
+        self,
+        *,
+        owner: str | None = None,
+        ended_before_ms: int | None = None,
+        keep: int = 0,
+        dry_run: bool = False,
+    ) -> Removed:
+        """See Worker.prune."""
+        return await self._remover.prune(owner, ended_before_ms, keep, dry_run=dry_run)
 
     # -- recovery
 
     async def _recover(self) -> None:
         known = await self._threads.in_index(lambda: self._catalogue.ids(ended=True))
         running = await self._threads.in_index(lambda: self._catalogue.ids(ended=False))
-        ids = await self._threads.in_files(lambda: recoverable_ids(self._instance, known))
+        ids, gone = await self._threads.in_files(lambda: recoverable_ids(self._instance, known))
+        with contextlib.suppress(sqlite3.Error):  # a full disk: they are not found anyhow
+            await self._threads.in_index(lambda: self._catalogue.remove_all(gone))
         room = asyncio.Semaphore(_RECOVERIES)
 
         async def recover(job_id: str) -> None:
@@ -289,22 +342,22 @@ class LocalWorker(Worker):
         if settled.keeper is not None:
             self._adopt(record, settled.progress, settled.keeper)
         else:
-            await self._threads.in_index(lambda: self._catalogue.mark_ended(job_id))
+            await self._mark_ended(job_id, settled.progress)
 
     # -- queries
 
     async def status(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.status."""
-        record, progress = await self._look_up(await self._resolve(job, owner))
+        record, progress = await self._lookup.look_up(await self._lookup.resolve(job, owner))
         return status_of(record, progress)
 
     async def wait(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.wait."""
-        job_id = await self._resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner)
         if live := self._live.get(job_id):
             await asyncio.shield(live.ended)
             return live.status
-        return status_of(*await self._look_up(job_id))
+        return status_of(*await self._lookup.look_up(job_id))
 
     async def stop(
         self,
@@ -320,13 +373,13 @@ class LocalWorker(Worker):
             check_grace_ms(grace_ms)
         if signo is not None and not 1 <= signo <= 64:
             raise invalid(f"cannot stop a job with signal {signo}", "give 1 to 64")
-        job_id = await self._resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner)
         if live := self._live.get(job_id):
             if await live.is_reachable(_REACH_S):
                 live.request_stop(by, signo, grace_ms)
             await self._wait_stopped(live, grace_ms)
             return live.status
-        return status_of(*await self._look_up(job_id))
+        return status_of(*await self._lookup.look_up(job_id))
 
     async def _wait_stopped(self, live: LiveJob, grace_ms: int | None) -> None:
         job_id = live.record.job_id
@@ -350,7 +403,7 @@ class LocalWorker(Worker):
         if changes == NO_LIMITS:
             raise invalid("cannot update the job: no limit was named", "name one, e.g. --memory")
         check_limits(changes)
-        job_id = await self._resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner)
         live = self._live_one(job_id, "update")
         async with live.changing:  # each starts from what the one before has left
             limits = self._policy.at_update(live.status.limits, changes)
@@ -359,13 +412,13 @@ class LocalWorker(Worker):
 
     async def pause(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.pause."""
-        live = self._live_one(await self._resolve(job, owner), "pause")
+        live = self._live_one(await self._lookup.resolve(job, owner), "pause")
         await self._ask(live, {"op": "pause"})
         return live.status
 
     async def resume(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.resume."""
-        live = self._live_one(await self._resolve(job, owner), "resume")
+        live = self._live_one(await self._lookup.resolve(job, owner), "resume")
         await self._ask(live, {"op": "resume"})
         return live.status
 
@@ -385,11 +438,11 @@ class LocalWorker(Worker):
 
     async def stats(self, job: str, *, owner: str | None = None) -> tuple[Usage, JobStatus]:
         """See Worker.stats."""
-        job_id = await self._resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner)
         tree = self._instance.tree
         group = None if tree.root is None else f"{tree.jobs}/{job_id}"
         for _ in range(_STATS_TRIES):
-            status = status_of(*await self._look_up(job_id))
+            status = status_of(*await self._lookup.look_up(job_id))
             try:
                 return await self._threads.in_files(partial(usage_now, group, status)), status
             except FileNotFoundError:
@@ -406,78 +459,12 @@ class LocalWorker(Worker):
         self, job: str, query: LogQuery = WHOLE_LOG, *, owner: str | None = None
     ) -> AsyncIterator[LogEvent]:
         """See Worker.logs."""
-        job_id = await self._resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner)
         live = self._live.get(job_id)
-        record, course = await self._look_up(job_id)
-
-        def progress() -> Progress | None:
-            return live.progress if live is not None else course
-
-        directory = f"{self._instance.jobs_dir}/{job_id}"
-        search = self._search(query.grep)
-        with (
-            contextlib.closing(_open_log(directory, query, search)) as reading,
-            contextlib.ExitStack() as stack,
-        ):
-            await reading.start()
-            follows = query.follow and live is not None
-            tail = stack.enter_context(self._tail.following(directory)) if follows else None
-            async for batch in reading.read(progress, tail):
-                yield batch
-            known = progress()
-            yield LogEnd(
-                reading.is_over or (known is not None and known.log_size is not None),
-                reading.position.totals,
-                status_of(record, known),
-                encode_cursor(reading.position),
-                reading.sent.stdout_bytes,
-                reading.sent.stderr_bytes,
-            )
-
-    def _search(self, pattern: str) -> LineSearch | None:
-        if not pattern:
-            return None
-        if self._compile_search is None:
-            raise invalid(
-                "cannot search in the log: this program has no engine for it",
-                "give LocalWorker one (compile_search)",
-            )
-        return self._compile_search(pattern)
-
-    async def _resolve(self, reference: str, owner: str | None) -> str:
-        live = self._live.get(reference)
-        if live is not None and owner in (None, live.record.owner):
-            return reference
-        found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner))
-        matches = [match for match in found if match.job_id not in self._starter.starting]
-        if not matches:
-            raise JobError(
-                Reason.JOB_NOT_FOUND,
-                f"cannot find job {reference[:64]!r}",
-                "give the id that start printed, a unique prefix of it, or a name",
-            )
-        if len(matches) > 1:
-            raise JobError(
-                Reason.JOB_AMBIGUOUS,
-                f"cannot tell which job {reference[:64]!r} is: several match",
-                "give more characters of the id",
-            )
-        return matches[0].job_id
-
-    async def _look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
-        if live := self._live.get(job_id):
-            return live.record, live.progress
-        return await self._threads.in_files(lambda: self._read(job_id))
-
-    def _read(self, job_id: str) -> tuple[JobRecord, Progress]:
-        try:
-            with JobDirectory.open(self._instance.jobs_dir, job_id) as directory:
-                record, progress = directory.read_record(), directory.read_outcome()
-        except (OSError, ValueError) as error:
-            raise _damaged(job_id, str(error)) from error
-        if record is None or progress is None or progress.state is not State.TERMINATED:
-            raise _damaged(job_id, "it is not complete")
-        return record, progress
+        record, course = await self._lookup.look_up(job_id)
+        async with contextlib.aclosing(self._logs.read(record, course, live, query)) as events:  # type: ignore[type-var] # it is a generator
+            async for event in events:
+                yield event
 
     # -- threads and tasks
 
@@ -493,22 +480,3 @@ async def _reporting(work: Coroutine[None, None, None]) -> None:
         await work
     except Exception as error:  # noqa: BLE001
         _logger.error("%s", error)
-
-
-def _open_log(directory: str, query: LogQuery, search: LineSearch | None) -> LogReading:
-    try:
-        return LogReading(directory, query, search)
-    except FileNotFoundError as error:
-        raise JobError(
-            Reason.LOG_UNREADABLE,
-            "cannot read the log: the job has none",
-            "it was removed, or the host crashed as the job began",
-        ) from error
-
-
-def _damaged(job_id: str, cause: str) -> JobError:
-    return JobError(
-        Reason.INTERNAL,
-        f"cannot read the record of job {job_id}: {cause}",
-        "the operator should look at its directory in the state directory",
-    )

@@ -48,6 +48,11 @@ class Instance:
         """Where each job has its directory."""
         return f"{self.state_dir}/jobs"
 
+    @property
+    def removed_dir(self) -> str:
+        """Where the directory of a job goes that is being removed; nobody looks for jobs there."""
+        return f"{self.state_dir}/removed"
+
     def close(self) -> None:
         """Give the lock back, and let go of the cgroups; what runs in them stays."""
         self.tree.release()
@@ -65,6 +70,7 @@ def open_instance(settings: Settings) -> Instance:
     try:
         make_private_directory(state_dir)
         make_private_directory(f"{state_dir}/jobs")
+        make_private_directory(f"{state_dir}/removed")
         lock = _take_lock(state_dir)
     except OSError as error:
         raise _unusable("state directory", state_dir, error) from error
@@ -88,7 +94,10 @@ def _reserve_bytes(settings: Settings, state_dir: str) -> int:
     if settings.log_reserve_bytes is not None:
         return settings.log_reserve_bytes
     disk = os.statvfs(state_dir)
-    return min(disk.f_blocks * disk.f_frsize // 20, _MOST_RESERVE_BYTES)
+    size_bytes = disk.f_blocks * disk.f_frsize
+    if settings.log_reserve_percent is not None:
+        return int(size_bytes * settings.log_reserve_percent / 100)
+    return min(size_bytes // 20, _MOST_RESERVE_BYTES)
 
 
 def instance_tag(state_dir: str) -> str:

@@ -35,6 +35,8 @@ class LiveJob:
         self.record = record
         self.progress = progress
         self.ended: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()
+        self.retired = asyncio.Event()
+        """Set once the catalogue knows of its end, and the files alone tell of it."""
         self._on_silence = on_silence
         self._socket: socket.socket | None = None
         self._attached = asyncio.Event()
@@ -78,6 +80,19 @@ class LiveJob:
         """Return whether the job has ended, waiting so long for it."""
         await asyncio.wait({self.ended}, timeout=timeout_s)
         return self.ended.done()
+
+    async def check_ended(self, what: str) -> None:
+        """Return once nothing is left to be done for the job, which has ended.
+
+        Raises JobError (WRONG_STATE) where it has not.
+        """
+        if not self.ended.done():
+            raise JobError(
+                Reason.WRONG_STATE,
+                f"cannot {what}: it has not ended",
+                "stop it first, or have `jobc rm --force` do both",
+            )
+        await self.retired.wait()
 
     def finish(self, progress: Progress) -> None:
         """Take the job's end, from its keeper or from the files."""

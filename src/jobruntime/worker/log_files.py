@@ -30,12 +30,15 @@ class LogFiles:
 
     def __init__(self, directory: str) -> None:
         """Open the log in a job's directory; raises FileNotFoundError where there is none."""
+        self._path = directory
         self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._fd = -1
         self._open = -1
         """The first block of the segment that is open."""
         self._segments: list[int] = []
         self._listed_at = -1
+        self.is_removed = False
+        """Whether the job has been found removed: what is listed was there before."""
         self.block_bytes = BLOCK_BYTES
         self.read_bytes = 0
         """How much was read from the files so far."""
@@ -89,10 +92,14 @@ class LogFiles:
         return self._segments[0]
 
     def refresh(self) -> None:
-        """Look which segments there are."""
-        self._listed_at = os.fstat(self._directory).st_mtime_ns
+        """Look which segments there are; once the job has been removed, nothing changes."""
+        listed_at = os.fstat(self._directory).st_mtime_ns
         numbers = map(parse_segment_name, os.listdir(self._directory))
-        self._segments = sorted(number for number in numbers if number is not None)
+        segments = sorted(number for number in numbers if number is not None)
+        # Asked after the listing: files are deleted only once the directory has another path.
+        self.is_removed = not segments or not os.path.exists(self._path)
+        if not self.is_removed or self._listed_at < 0:
+            self._listed_at, self._segments = listed_at, segments
 
     def is_closed(self, index: int) -> bool:
         """Return whether a block after this one has been begun: nothing more comes to this one."""
@@ -154,8 +161,10 @@ class LogFiles:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(segment_name(segment), flags, dir_fd=self._directory)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             self.refresh()
+            if self.is_removed:
+                raise removed_error() from error
             return False
         if self._fd >= 0:
             os.close(self._fd)
@@ -175,3 +184,12 @@ class LogFiles:
         block = await asyncio.to_thread(os.pread, self._fd, length, offset)
         self.read_bytes += len(block)
         return memoryview(block)
+
+
+def removed_error() -> JobError:
+    """Return the error for a log whose job is removed while somebody reads it."""
+    return JobError(
+        Reason.JOB_NOT_FOUND,
+        "cannot read the log to its end: its job has just been removed",
+        "what came before is whole; the rest is gone",
+    )

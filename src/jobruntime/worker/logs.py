@@ -15,7 +15,7 @@ from ..model.log_query import LogQuery
 from ..model.record import Progress
 from ..model.state import State
 from .api import LogBatch
-from .log_files import LogFiles
+from .log_files import LogFiles, removed_error
 from .log_filter import Filter, LineSearch
 from .log_reader import LogReader, Position, encode_cursor, still_given
 from .log_seek import Start, find_end, find_matching_tail, find_tail, find_time
@@ -197,6 +197,9 @@ class LogReading:
         return tuple(gap for gap in course.gaps if gap.stream in self._query.streams)
 
     def _damaged(self, cause: str) -> JobError:
+        self._files.refresh()
+        if self._files.is_removed:
+            return removed_error()
         return JobError(
             Reason.LOG_UNREADABLE,
             f"cannot read the log beyond byte {self.position.offset}: it is damaged there "

@@ -39,13 +39,17 @@ class Settled:
     keeper: socket.socket | None = None
 
 
-def recoverable_ids(instance: Instance, ended: set[str]) -> set[str]:
-    """Return the ids of all job directories but those known to have ended, and of stray cgroups."""
-    ids = set(os.listdir(instance.jobs_dir)) - ended
+def recoverable_ids(instance: Instance, ended: set[str]) -> tuple[set[str], set[str]]:
+    """Return the ids of all job directories but those known to have ended, and of stray cgroups.
+
+    And those of jobs that are known to have ended and have no directory: they were removed.
+    """
+    there = set(os.listdir(instance.jobs_dir))
+    ids = there - ended
     if instance.cgroup_root is not None:
         with os.scandir(f"{instance.cgroup_root}/jobs") as entries:
             ids |= {entry.name for entry in entries if entry.is_dir()}
-    return ids
+    return ids, ended - there
 
 
 async def settle(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..model.limits import NO_LIMITS, Limits
 from ..model.log_policy import NO_POLICY, LogPolicy
+from ..model.retention import KEEP_ALL, Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +40,8 @@ class Settings:
     """The most that one job's log may have."""
     log_reserve_bytes: int | None = None
     """Free room on the disk of the state directory. Where it is touched, jobs that ended longest
-    ago are removed; at half of it, running jobs record no more. None: a twentieth of the disk, at
-    most 1 GiB."""
+    ago are removed; at half of it, running jobs record no more. None: see below."""
+    log_reserve_percent: float | None = None
+    """The same in hundredths of the disk. None: 5, and at most 1 GiB."""
+    retention: Retention = KEEP_ALL
+    """What else is removed of the jobs that have ended."""

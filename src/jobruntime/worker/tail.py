@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -118,7 +119,14 @@ class TailHub(Generic[K, V]):
             watch.waiting.discard(event)
             if not watch.waiting:
                 del self._watches[path], self._by_number[watch.number]
-                inotify_rm_watch(self._fd, watch.number)
+                self._end(watch)
+
+    def _end(self, watch: _Watch[K, V]) -> None:
+        try:
+            inotify_rm_watch(self._fd, watch.number)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the directory has gone, and its watch with it
+                raise
 
     def wake(self, path: str) -> None:
         """Wake the followers of `path` for a reason other than a change in it."""

@@ -152,14 +152,15 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Remove removes a job that has ended: its log, its directory, and all that is known of it.
+        """Remove removes a job that has ended: its log, its directory, and all that is known of it. Whoever
+        reads the log at this moment gets what there is of it, or an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Prune(self, request, context):
-        """Prune removes all jobs of the caller's that have ended and fit the request.
+        """Prune removes all jobs of the caller's that have ended and fit the request, at most 100,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

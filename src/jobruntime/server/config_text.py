@@ -1,0 +1,64 @@
+"""The configuration that `jobd init` writes: what has to be said, and the rest as comments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .config import DEFAULT_UID_COUNT, Address, toml_string, uid_first_of
+
+
+def config_text(listen: Address, directory: Path, work_dir: Path) -> str:
+    """Return the text of a new instance's jobd.toml."""
+    return f"""\
+# One instance of jobd. Paths are relative to this file's directory.
+
+# Where clients connect. Another host name or address needs a server certificate that names it.
+listen = {toml_string(str(listen))}
+
+# Jobs, their logs and the catalogue. The server makes it, for itself alone.
+state_dir = "state"
+
+# Above the jobs' own directories. As root, every directory on the way must be passable by others.
+work_dir = {toml_string(str(work_dir))}
+
+[tls]
+ca = "pki/ca.crt"
+cert = "pki/server.crt"
+key = "pki/server.key"
+
+[jobs]
+# How long a job may take to end after its stop signal, unless it says so itself.
+default_grace = "10s"
+# As root, each owner's jobs run under one uid of this range (and the gid of the same number), never
+# given to another owner. systemd, useradd and containers leave the range alone, and it was derived
+# from the state directory, so that two instances on a host do not share one. Do not change it
+# once there are jobs: their files belong to these uids.
+uid_first = {uid_first_of(directory / "state")}
+uid_count = {DEFAULT_UID_COUNT}
+
+[cgroup]
+# "auto" finds a cgroup v2 to work in, "none" goes without, an absolute path is used as it is.
+root = "auto"
+
+# [logs]
+# How much of a job's output is kept, unless the job says so itself: all of it, until the disk is
+# at its reserve.
+# max = "1G"
+# What then: "drop-oldest", "stop-recording" or "block" (the job waits).
+# full = "drop-oldest"
+# The most that a job may ask for.
+# ceiling = "10G"
+# Free room on the disk of state_dir, a size or a share: below it jobs that ended go, the oldest
+# first; at half of it, running jobs record no more. Without it: 5%, and at most 1 GiB.
+# reserve = "5%"
+# How many logs one user may follow at once.
+# followers_per_user = 4096
+
+# [retention]
+# Jobs that ended are kept until the disk is at its reserve, or one of these says otherwise.
+# age = "30d"
+# count = 10000
+# size = "100G"
+# None goes that ended less than so long ago.
+# spare = "1h"
+"""

@@ -1,0 +1,35 @@
+"""How many logs each user follows at this moment, and how many he may."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobruntime.model.errors import JobError, Reason
+
+
+class Followers:
+    """Counts followers by user."""
+
+    def __init__(self, most_per_user: int) -> None:
+        self._most = most_per_user
+        self._counts: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, user: str) -> Iterator[None]:
+        """Count one of the user's while this lasts; raises JobError (RESOURCE_EXHAUSTED)."""
+        if self._counts[user] >= self._most:
+            raise JobError(
+                Reason.RESOURCE_EXHAUSTED,
+                f"cannot follow one more log: user {user!r} follows {self._counts[user]} already, "
+                "which is the most here",
+                "end some, or ask the operator for more `followers_per_user` in [logs]",
+            )
+        self._counts[user] += 1
+        try:
+            yield
+        finally:
+            self._counts[user] -= 1
+            if not self._counts[user]:
+                del self._counts[user]

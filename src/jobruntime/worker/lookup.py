@@ -1,0 +1,99 @@
+"""Which job a caller means, and what is known of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..model.errors import JobError, Reason
+from ..model.record import Progress
+from ..model.state import State
+from .catalogue import Catalogue, Match
+from .instance import Instance
+from .live import LiveJob
+from .store import JobDirectory, JobRecord
+from .threads import Threads
+
+
+class Lookup:
+    """Finds jobs by what callers call them: in memory while they run, then in their files."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        threads: Threads,
+        catalogue: Catalogue,
+        live: Mapping[str, LiveJob],
+        starting: set[str],
+    ) -> None:
+        """`live` has the jobs that have not ended; ids that are `starting` are no jobs yet."""
+        self._instance = instance
+        self._threads = threads
+        self._catalogue = catalogue
+        self._live = live
+        self._starting = starting
+
+    async def resolve(self, reference: str, owner: str | None) -> str:
+        """Return the id of the job; raises JobError (JOB_NOT_FOUND, JOB_AMBIGUOUS)."""
+        live = self._live.get(reference)
+        if live is not None and owner in (None, live.record.owner):
+            return reference
+        return (await self.match(reference, owner)).job_id
+
+    async def match(self, reference: str, owner: str | None) -> Match:
+        """Return what the catalogue has of the job; the errors of `resolve`."""
+        found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner))
+        matches = [match for match in found if match.job_id not in self._starting]
+        if not matches:
+            raise not_found(reference)
+        if len(matches) > 1:
+            raise JobError(
+                Reason.JOB_AMBIGUOUS,
+                f"cannot tell which job {reference[:64]!r} is: several match",
+                "give more characters of the id",
+            )
+        return matches[0]
+
+    async def look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
+        """Return the job's order and its course.
+
+        Raises JobError: JOB_NOT_FOUND where it was removed meanwhile, INTERNAL for damaged files.
+        """
+        if live := self._live.get(job_id):
+            return live.record, live.progress
+        return await self._threads.in_files(lambda: self._read(job_id))
+
+    def _read(self, job_id: str) -> tuple[JobRecord, Progress]:
+        try:
+            directory = JobDirectory.open(self._instance.jobs_dir, job_id)
+        except FileNotFoundError as error:
+            raise not_found(job_id) from error
+        except OSError as error:
+            raise _damaged(job_id, str(error)) from error
+        try:
+            with directory:
+                record, progress = directory.read_record(), directory.read_outcome()
+        except (OSError, ValueError) as error:
+            raise _damaged(job_id, str(error)) from error
+        if record is None and not os.path.exists(directory.path):
+            raise not_found(job_id)
+        if record is None or progress is None or progress.state is not State.TERMINATED:
+            raise _damaged(job_id, "it is not complete")
+        return record, progress
+
+
+def not_found(reference: str) -> JobError:
+    """Return the error for a job that there is not, or not for this caller."""
+    return JobError(
+        Reason.JOB_NOT_FOUND,
+        f"cannot find job {reference[:64]!r}",
+        "give the id that start printed, a unique prefix of it, or a name",
+    )
+
+
+def _damaged(job_id: str, cause: str) -> JobError:
+    return JobError(
+        Reason.INTERNAL,
+        f"cannot read the record of job {job_id}: {cause}",
+        "the operator should look at its directory in the state directory",
+    )
