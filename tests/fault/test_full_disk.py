@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from jobruntime.model.frames import segment_name
 from jobruntime.rpc.gen import service_pb2 as pb
 from tests.conftest import MakeInstance
+from tests.disks import fill, mounted_disk
 from tests.support import MIB, Client, Instance, eventually, processes_of
 
 DISK_BYTES = 8 * MIB
@@ -20,15 +19,8 @@ DISK_BYTES = 8 * MIB
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
-    if os.geteuid() != 0:
-        assert not os.environ.get("CI"), "this test needs root"
-        pytest.skip("only root can mount")
-    path = tmp_path / "disk"
-    path.mkdir()
-    options = f"size={DISK_BYTES},mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "jobd-test", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with mounted_disk(tmp_path / "disk", DISK_BYTES) as path:
+        yield path
 
 
 @pytest.fixture
@@ -44,27 +36,10 @@ def alice(small: Instance) -> Client:
     return small.issue("alice", "user")
 
 
-def fill(disk: Path) -> Path:
-    """Take all the room that there is."""
-    path = disk / "ballast"
-    with path.open("wb", buffering=0) as file:
-        for size in (MIB, 4096, 1):
-            try:
-                while file.write(bytes(size)) == size:
-                    pass
-            except OSError as error:
-                assert error.strerror == "No space left on device"  # noqa: PT017
-    return path
-
-
 def entries_of(client: Client, job: str) -> tuple[list[pb.LogEntry], pb.LogsEnd]:
     """Return all of a job's log, gaps too."""
-    entries: list[pb.LogEntry] = []
     with client.api() as api:
-        for message in api.stream(job):
-            entries.extend(message.batch.entries)
-    assert message.HasField("end")
-    return entries, message.end
+        return api.entries(job)
 
 
 def kept_and_lost(entries: list[pb.LogEntry]) -> tuple[int, int]:
