@@ -27,7 +27,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def small(disk: Path, make_instance: MakeInstance) -> Instance:
     """A server whose state directory is on the small disk; the jobs' own directories are not."""
     return make_instance(
-        edit=lambda text: text.replace('state_dir = "state"', f'state_dir = "{disk}/state"')
+        edit=lambda text: (
+            text.replace('state_dir = "state"', f'state_dir = "{disk}/state"')
+            + '\n[logs]\nreserve = "0%"\n'
+        )
     )
 
 
