@@ -106,6 +106,17 @@ class Catalogue:
             self._count += 1
             self._size_bytes += ended.size_bytes
 
+    def add_ended(self, jobs: Iterable[tuple[JobRecord, Ended]]) -> None:
+        """Add jobs that have ended, all at once."""
+        try:
+            with self._db:
+                self._db.execute("BEGIN")
+                for record, ended in jobs:
+                    self.add(record)
+                    self.mark_ended(ended)
+        finally:
+            self._sum_up()
+
     def remove(self, job_id: str) -> None:
         """Forget the job."""
         row = self._db.execute(

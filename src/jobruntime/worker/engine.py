@@ -33,7 +33,7 @@ from .policy import LimitPolicy
 from .recovery import Settled, recoverable_ids, settle
 from .removal import Remover
 from .reservations import Reservations
-from .retention import RetentionLoop, measure
+from .retention import RetentionLoop, measure, measured
 from .settings import Settings
 from .spawner import Spawner
 from .start_errors import change_error
@@ -48,6 +48,7 @@ _T = TypeVar("_T")
 _START_S: Final = 10.0
 _REACH_S: Final = 10.0
 _RECOVERIES: Final = 32
+_AT_ONCE: Final = 1000
 _ANSWER_S: Final = 45.0
 _OVERDUE_S: Final = 5.0
 _STATS_TRIES: Final = 3
@@ -318,6 +319,7 @@ class LocalWorker(Worker):
         ids, gone = await self._threads.in_files(lambda: recoverable_ids(self._instance, known))
         with contextlib.suppress(sqlite3.Error):  # a full disk: they are not found anyhow
             await self._threads.in_index(lambda: self._catalogue.remove_all(gone))
+        ids -= await self._recover_ended(sorted(ids - running))
         room = asyncio.Semaphore(_RECOVERIES)
 
         async def recover(job_id: str) -> None:
@@ -331,6 +333,17 @@ class LocalWorker(Worker):
                     _logger.error("cannot recover job %s: %s", job_id, error)
 
         await asyncio.gather(*(recover(job_id) for job_id in sorted(ids | running)))
+
+    async def _recover_ended(self, job_ids: list[str]) -> set[str]:
+        """Enter those of the jobs that have plainly ended, as all have where the index is new."""
+        done: set[str] = set()
+        for start in range(0, len(job_ids), _AT_ONCE):
+            some = job_ids[start : start + _AT_ONCE]
+            found = await self._threads.in_files(partial(measured, self._instance, some))
+            with contextlib.suppress(sqlite3.Error):
+                await self._threads.in_index(partial(self._catalogue.add_ended, found))
+                done.update(record.job_id for record, _ in found)
+        return done
 
     async def _recover_job(self, job_id: str) -> None:
         settled: Settled = await settle(self._instance, job_id, self._starter.sweep)

@@ -12,9 +12,10 @@ The cases, for a job's directory:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -50,6 +51,20 @@ def recoverable_ids(instance: Instance, ended: set[str]) -> tuple[set[str], set[
         with os.scandir(f"{instance.cgroup_root}/jobs") as entries:
             ids |= {entry.name for entry in entries if entry.is_dir()}
     return ids, ended - there
+
+
+def plainly_ended(instance: Instance, job_ids: Iterable[str]) -> list[tuple[JobRecord, Progress]]:
+    """Return those of the jobs that have ended and left nothing; for the others ask `settle`."""
+    found = []
+    for job_id in job_ids:
+        with contextlib.suppress(OSError, ValueError):
+            if not _has_leftovers(instance, job_id):
+                with JobDirectory.open(instance.jobs_dir, job_id) as directory:
+                    outcome, record = directory.read_outcome(), directory.read_record()
+                    # In this order: whoever holds the lock may still be about to write.
+                    if outcome is not None and record is not None and directory.try_lock():
+                        found.append((record, outcome))
+    return found
 
 
 async def settle(

@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from ..model.errors import JobError
@@ -17,7 +18,9 @@ from ..model.record import Progress
 from ..model.retention import Kept, Retention, newest_to_go_ns, why_remove
 from .catalogue import Catalogue, Ended
 from .instance import Instance
+from .recovery import plainly_ended
 from .removal import Remover
+from .store import JobRecord
 from .threads import Threads
 
 _LOOK_S: Final = 10.0
@@ -110,3 +113,12 @@ def measure(jobs_dir: str, job_id: str, progress: Progress | None) -> Ended:
     if ended_at_ns is None:  # it was lost, and this is when that was found out
         ended_at_ns = os.stat(f"{path}/{OUTCOME_FILE}").st_mtime_ns
     return Ended(job_id, ended_at_ns, size)
+
+
+def measured(instance: Instance, job_ids: Iterable[str]) -> list[tuple[JobRecord, Ended]]:
+    """Return those of the jobs that have plainly ended, measured."""
+    found = []
+    for record, progress in plainly_ended(instance, job_ids):
+        with contextlib.suppress(OSError):
+            found.append((record, measure(instance.jobs_dir, record.job_id, progress)))
+    return found
