@@ -137,7 +137,8 @@ def test_a_client_does_not_talk_to_a_tls_1_2_server(made: Path) -> None:
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             async with asyncio.timeout(20):
                 while b"no shared cipher" not in line:
-                    assert (line := await process.stdout.readline())
+                    line = await process.stdout.readline()
+                    assert line
         finally:
             if process.returncode is None:
                 process.kill()
