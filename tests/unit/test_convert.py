@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jobruntime.model.durations import MAX_MS
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.model.frames import Stream
+from jobruntime.model.frames import MAX_DATA_BYTES, Chunk, Gap, Stream
 from jobruntime.model.log_query import BOTH, LogQuery
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
@@ -24,7 +24,7 @@ from jobruntime.rpc.convert import (
     status_to_proto,
     timestamp_of,
 )
-from jobruntime.rpc.convert_logs import log_query_of, logs_request_of
+from jobruntime.rpc.convert_logs import encode_log_batch, log_query_of, logs_request_of
 from jobruntime.rpc.gen import service_pb2 as pb
 
 
@@ -180,3 +180,45 @@ def test_a_query_of_a_log_arrives_as_it_was_made(query: LogQuery) -> None:
     request = logs_request_of("a", query)
     assert request.job == "a"
     assert log_query_of(request) == query
+
+
+entries = st.lists(
+    st.builds(Chunk, st.sampled_from(Stream), st.integers(0, 2**64 - 1), st.binary(max_size=300))
+    | st.builds(
+        Gap,
+        st.sampled_from(Stream),
+        *(st.integers(0, 2**64 - 1) for _ in range(3)),
+        st.text(max_size=20),
+    ),
+    max_size=20,
+)
+
+
+@given(entries, st.text(max_size=200))
+def test_a_batch_of_a_log_is_encoded_as_protobuf_encodes_it(
+    entries: list[Chunk | Gap], cursor: str
+) -> None:
+    message = pb.LogsResponse(batch=pb.LogsBatch(), cursor=cursor)
+    for entry in entries:
+        stream = pb.LOG_STREAM_STDOUT if entry.stream is Stream.STDOUT else pb.LOG_STREAM_STDERR
+        told = message.batch.entries.add()
+        if isinstance(entry, Chunk):
+            told.chunk.stream, told.chunk.time_ns, told.chunk.data = (
+                stream,
+                entry.time_ns,
+                entry.data,
+            )
+        else:
+            told.gap.stream, told.gap.lost_bytes, told.gap.cause = (
+                stream,
+                entry.lost_bytes,
+                entry.cause,
+            )
+            told.gap.first_ns, told.gap.last_ns = entry.first_ns, entry.last_ns
+    assert pb.LogsResponse.FromString(encode_log_batch(entries, cursor)) == message
+
+
+def test_a_large_chunk_is_encoded_as_protobuf_encodes_it() -> None:
+    chunk = Chunk(Stream.STDERR, 7, b"x" * MAX_DATA_BYTES)
+    [entry] = pb.LogsResponse.FromString(encode_log_batch([chunk], "c")).batch.entries
+    assert (entry.chunk.stream, entry.chunk.time_ns, entry.chunk.data) == (2, 7, chunk.data)

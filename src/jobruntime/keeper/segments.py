@@ -77,15 +77,16 @@ class Segments:
         self._make_room(index)
         if index >= self._segments[-1] + self._segment_blocks:
             self._open_segment(index)
-        header = BlockHeader(self.block_bytes, index, before)
-        # In one write: a header alone would be taken for the end of the log for ever.
-        self._put([encode_block_header(header), frame], index * self.block_bytes)
-        self.end = index * self.block_bytes + _HEADER + len(frame)
+        place = index * self.block_bytes
+        begin = max(self.end, self._segments[-1] * self.block_bytes)
+        header = encode_block_header(BlockHeader(self.block_bytes, index, before))
+        # In one write: a header alone would be taken for the end of the log for ever. The rest of
+        # the block before it is written, because readers would wait for the disk to read a hole.
+        self._put([bytes(place - begin), header, frame], begin)
+        self.end = place + _HEADER + len(frame)
 
     def _put(self, parts: list[bytes | memoryview], place: int) -> None:
         offset = start = place - self._segments[-1] * self.block_bytes
-        # A block that was closed early lies before a hole, which is no part of the file yet.
-        size = os.fstat(self._fd).st_size if len(parts) > 1 else start
         try:
             left = sum(map(len, parts))
             while True:
@@ -96,7 +97,7 @@ class Segments:
                 offset += written
                 parts = [memoryview(b"".join(parts))[written:]]
         except OSError:
-            os.ftruncate(self._fd, size)
+            os.ftruncate(self._fd, start)
             raise
 
     def _check_disk(self) -> None:

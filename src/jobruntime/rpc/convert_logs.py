@@ -8,7 +8,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobruntime.model.errors import invalid
-from jobruntime.model.frames import Chunk, Entry, Stream
+from jobruntime.model.frames import Chunk, Entry, Gap, Stream
 from jobruntime.model.log_policy import NO_POLICY, LogFull, LogPolicy
 from jobruntime.model.log_query import BOTH, LogQuery
 
@@ -100,24 +100,57 @@ def _stream_of(number: int) -> Stream:
     return stream
 
 
-def log_batch_to_proto(entries: Sequence[Entry]) -> pb.LogsBatch:
-    """Return the message for pieces of a log."""
-    return pb.LogsBatch(entries=[_entry_to_proto(entry) for entry in entries])
+def encode_log_batch(entries: Sequence[Entry], cursor: str) -> bytes:
+    """Return an encoded LogsResponse with pieces of a log.
+
+    Written out by hand (protobuf.dev/programming-guides/encoding): protobuf's objects copy a
+    megabyte of output twice more, which took a third of a replay's time. A test compares the two.
+    """
+    parts: list[bytes] = []
+    length = 0
+    for entry in entries:
+        if isinstance(entry, Chunk):
+            size = len(entry.data)
+            head = _chunk_head(entry.stream, entry.time_ns) + _varint(size)
+            body = _LOG_ENTRY_CHUNK + _varint(len(head) + size) + head
+            parts += (_ENTRY + _varint(len(body) + size) + body, entry.data)
+            length += len(parts[-2]) + size
+        else:
+            gap = pb.LogEntry(gap=_gap_to_proto(entry)).SerializeToString()
+            parts.append(_ENTRY + _varint(len(gap)) + gap)
+            length += len(parts[-1])
+    word = cursor.encode()
+    parts.insert(0, _BATCH + _varint(length))
+    if word:
+        parts.append(_CURSOR + _varint(len(word)) + word)
+    return b"".join(parts)
 
 
-def _entry_to_proto(entry: Entry) -> pb.LogEntry:
-    if isinstance(entry, Chunk):
-        return pb.LogEntry(
-            chunk=pb.LogChunk(
-                stream=_STREAM_TO_PROTO[entry.stream], time_ns=entry.time_ns, data=entry.data
-            )
-        )
-    return pb.LogEntry(
-        gap=pb.LogGap(
-            stream=_STREAM_TO_PROTO[entry.stream],
-            lost_bytes=entry.lost_bytes,
-            first_ns=entry.first_ns,
-            last_ns=entry.last_ns,
-            cause=entry.cause,
-        )
+# A field's number and kind: 1 and 3 with a length, or in a chunk 1 a number and 2 eight bytes.
+_BATCH = _ENTRY = _LOG_ENTRY_CHUNK = b"\x0a"
+_CURSOR: Final = b"\x1a"
+
+
+def _chunk_head(stream: Stream, time_ns: int) -> bytes:
+    return b"\x08%c\x11%b\x1a" % (_STREAM_TO_PROTO[stream], time_ns.to_bytes(8, "little"))
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    groups = bytearray()
+    while number >= 0x80:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def _gap_to_proto(gap: Gap) -> pb.LogGap:
+    return pb.LogGap(
+        stream=_STREAM_TO_PROTO[gap.stream],
+        lost_bytes=gap.lost_bytes,
+        first_ns=gap.first_ns,
+        last_ns=gap.last_ns,
+        cause=gap.cause,
     )

@@ -13,7 +13,7 @@ from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.model.state import State
 from jobruntime.rpc.convert import spec_of, status_to_proto, usage_to_proto
 from jobruntime.rpc.convert_limits import limits_of
-from jobruntime.rpc.convert_logs import log_batch_to_proto, log_query_of
+from jobruntime.rpc.convert_logs import encode_log_batch, log_query_of
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
@@ -162,8 +162,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         # Followers at one place are given the same batch, one right after the other.
         if self._last_encoded is not None and self._last_encoded[0] is batch:
             return self._last_encoded[1]
-        message = pb.LogsResponse(batch=log_batch_to_proto(batch.entries), cursor=batch.cursor)
-        data = message.SerializeToString()
+        data = encode_log_batch(batch.entries, batch.cursor)
         self._last_encoded = (batch, data) if len(data) <= _SHARED_BYTES else None
         return data
 
