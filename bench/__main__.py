@@ -18,6 +18,7 @@ from .logs import bench_followers, bench_idle, bench_latency, bench_tail
 from .memory import bench_memory
 from .options import Options
 from .output import bench_capture, bench_replay, bench_writes
+from .podman import bench_podman
 from .start import bench_start, bench_starts
 
 Bench = Callable[[Instance, Options], list[Figure]]
@@ -32,6 +33,7 @@ BENCHES: dict[str, Bench] = {
     "idle": bench_idle,
     "followers": bench_followers,
     "tail": bench_tail,
+    "podman": bench_podman,
     "memory": bench_memory,
     "status": bench_status,
 }

@@ -25,7 +25,7 @@ _STDERR = pb.LOG_STREAM_STDERR
 
 def bench_capture(instance: Instance, options: Options) -> list[Figure]:
     """Measure how fast `cat FILE` runs as a job, from the call to Start until it has ended."""
-    data = _write_data(instance.directory / "data", options.size_bytes)
+    data = write_data(instance.directory / "data", options.size_bytes)
     copy = instance.directory / "copy"
     ours: list[float] = []
     base: list[float] = []
@@ -34,7 +34,7 @@ def bench_capture(instance: Instance, options: Options) -> list[Figure]:
         subprocess.run(["sh", "-c", f"cat {data} | cat > {copy}"], check=True)
         base.append(options.size_bytes / _MB / (time.perf_counter() - begin))
         copy.unlink()
-        seconds, job_id = _run_cat(instance, data)
+        seconds, job_id = run_cat(instance, data)
         ours.append(options.size_bytes / _MB / seconds)
         instance.drop_log(job_id)  # else the disk fills, round by round
     data.unlink()
@@ -52,7 +52,7 @@ def bench_capture(instance: Instance, options: Options) -> list[Figure]:
 def bench_writes(instance: Instance, options: Options) -> list[Figure]:
     """Measure how fast a job writes lines with a write for each, beside the same pipe into cat."""
     count = options.scaled(1_000_000)
-    data = _write_data(instance.directory / "data", count * len(_LINE))
+    data = write_data(instance.directory / "data", count * len(_LINE))
     # It tells the time between its first write and its last itself, on stderr.
     writer = ["dd", f"if={data}", f"bs={len(_LINE)}"]
     ours: list[float] = []
@@ -95,8 +95,8 @@ def _dd_seconds(told: bytes) -> float:
 
 def bench_replay(instance: Instance, options: Options) -> list[Figure]:
     """Measure how fast one client reads a whole log, as a process of its own."""
-    data = _write_data(instance.directory / "data", options.size_bytes)
-    _, job_id = _run_cat(instance, data)
+    data = write_data(instance.directory / "data", options.size_bytes)
+    _, job_id = run_cat(instance, data)
     data.unlink()
     message_bytes = _message_bytes(instance, job_id)
     count = -(-options.size_bytes // message_bytes)
@@ -125,7 +125,8 @@ def bench_replay(instance: Instance, options: Options) -> list[Figure]:
     ]
 
 
-def _write_data(path: Path, size_bytes: int) -> Path:
+def write_data(path: Path, size_bytes: int) -> Path:
+    """Fill a file with lines of 100 bytes; everybody may read it."""
     block = _LINE * (_MB // len(_LINE))
     with open(path, "wb") as file:
         left = size_bytes
@@ -135,7 +136,8 @@ def _write_data(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def _run_cat(instance: Instance, data: Path) -> tuple[float, str]:
+def run_cat(instance: Instance, data: Path) -> tuple[float, str]:
+    """Run `cat` of a file as a job; return the seconds from Start to its end, and its id."""
     with instance.stub() as stub:
         begin = time.perf_counter()
         job_id = stub.Start(pb.StartRequest(argv=["cat", str(data)])).job_id
