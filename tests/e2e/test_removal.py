@@ -106,6 +106,8 @@ def test_prune_takes_what_fits_all_that_was_asked_for(
         running = hers.start("sleep", "600")
 
         assert hers.prune(ended_before_ms=3_600_000).job_ids == []
+        assert hers.prune(ended_before_ms=(1 << 63) - 1).job_ids == []
+        assert hers.prune(keep=(1 << 63) - 1).job_ids == []
         refusal = hers.refused(lambda: hers.prune(all_owners=True))
         assert refusal.code is grpc.StatusCode.PERMISSION_DENIED
         assert hers.refused(lambda: hers.prune(keep=-1)).reason == "INVALID_ARGUMENT"

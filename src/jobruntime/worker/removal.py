@@ -114,7 +114,7 @@ class Remover:
             )
         until_ns = _EVER
         if ended_before_ms is not None:
-            until_ns = time.time_ns() - ended_before_ms * _NS_PER_MS
+            until_ns = max(0, time.time_ns() - ended_before_ms * _NS_PER_MS)
         found: list[Ended] = await self._threads.in_index(
             lambda: self._catalogue.behind_newest(owner, keep, until_ns, _MOST)
         )
