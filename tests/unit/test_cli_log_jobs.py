@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import pty
 import re
+from pathlib import Path
+from threading import Lock
 
+import pytest
+
+from jobruntime.cli.failure import Failure
 from jobruntime.cli.log_jobs import prefix, wants_colour
+from jobruntime.cli.log_reader import Reader
+from jobruntime.cli.log_sinks import RawSink
+from jobruntime.cli.outage import Outage
 from jobruntime.cli.references import label_jobs
+from jobruntime.cli.settings import Settings
 from jobruntime.rpc.gen import service_pb2 as pb
 
 JOB = "a62dfccc-2ff9-411d-a9ef-d4812ed3d867"
@@ -42,3 +51,22 @@ def test_the_prefix_is_coloured_only_on_a_terminal_where_nobody_says_no() -> Non
     finally:
         for fd in (reader, writer, above, terminal):
             os.close(fd)
+
+
+@pytest.mark.parametrize("was_answered", [True, False])
+def test_a_server_that_has_answered_is_waited_for_also_before_the_first_message(
+    certificates: Path, capfd: pytest.CaptureFixture[str], *, was_answered: bool
+) -> None:
+    ca, cert, key = (certificates / name for name in ("ca.crt", "alice.crt", "alice.key"))
+    settings = Settings("127.0.0.1:1", ca, cert, key)  # where nobody listens
+    reader = Reader(
+        settings,
+        pb.LogsRequest(job=JOB),
+        RawSink(),
+        Outage(settings, retry_ms=0),
+        Lock(),
+        was_answered=was_answered,
+    )
+    with pytest.raises(Failure, match="cannot reach the server"):
+        reader.read()
+    assert ("lost the connection" in capfd.readouterr().err) == was_answered
