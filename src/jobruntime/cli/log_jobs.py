@@ -48,7 +48,14 @@ def read_several(
     lock, notices = Lock(), Notices()
     made = sinks.make(list(jobs.values()))
     readers = [
-        Reader(settings, request_of(job_id), sink, Outage(settings, retry_ms, notices), lock)
+        Reader(
+            settings,
+            request_of(job_id),
+            sink,
+            Outage(settings, retry_ms, notices),
+            lock,
+            was_answered=True,
+        )
         for job_id, sink in zip(jobs, made, strict=True)
     ]
     ends: SimpleQueue[Failure | None] = SimpleQueue()

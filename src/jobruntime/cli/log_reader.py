@@ -23,16 +23,27 @@ class Reader:
     """Gives a sink all that a request asks for."""
 
     def __init__(
-        self, settings: Settings, request: pb.LogsRequest, sink: Sink, outage: Outage, lock: Lock
+        self,
+        settings: Settings,
+        request: pb.LogsRequest,
+        sink: Sink,
+        outage: Outage,
+        lock: Lock,
+        *,
+        was_answered: bool,
     ) -> None:
-        """Hold `lock` while the sink writes, which readers may share."""
+        """Hold `lock` while the sink writes, which readers may share.
+
+        `was_answered` is whether the server has told anything since the command began: if so, one
+        that is away is waited for.
+        """
         self._settings = settings
         self._request = request
         self._sink = sink
         self._outage = outage
         self._lock = lock
         self._is_whole = _asks_for_all(request)
-        self._was_answered = False
+        self._was_answered = was_answered
         self._received = {"stdout": 0, "stderr": 0}
         self._received_now = dict(self._received)
         self._lost_bytes = 0

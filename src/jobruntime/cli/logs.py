@@ -54,9 +54,11 @@ def _read_one(args: Namespace, settings: Settings, query: LogQuery) -> Exit:
     from .outage import Outage
     from .references import find_id
 
-    request = logs_request_of(find_id(settings, args.jobs[0]), query)
+    word = args.jobs[0]
+    request = logs_request_of(find_id(settings, word), query)
     outage = Outage(settings, args.retry_for)
-    reader = Reader(settings, request, _sink(args), outage, Lock())
+    was_asked = request.job != word
+    reader = Reader(settings, request, _sink(args), outage, Lock(), was_answered=was_asked)
     try:
         reader.read()
     finally:
