@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
         add(
             "--all-owners",
             action="store_true",
-            help="everybody's jobs, where your role allows it; else yours all the same",
+            help="everybody's jobs; for administrators only",
         ),
         add(
             "--dry-run", action="store_true", help="tell what would be removed, and remove nothing"

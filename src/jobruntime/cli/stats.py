@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 USAGE = "[FLAGS] ID"
 DESCRIPTION = """\
 Print what all processes of a job together use, and have used since its start: CPU time, memory,
-swap, processes and threads (pids), bytes and operations of disks, each beside its limit; of a job
-that has ended, its receipt. What the server's host does not count is `-`, in JSON null, never 0.
+swap, processes and threads (pids), each beside its limit, and bytes and operations of disks (their
+limits: jobc status -o wide); of a job that has ended, its receipt. What the server's host does not
+count is `-`, in JSON null, never 0.
 
 Where the counters call for it, a line of advice says which limit the job has come to feel.
 """

@@ -58,9 +58,10 @@ def unenforceable(limits: Limits, offer: Offer) -> tuple[str, Lack] | None:
     ]
     if limits.cpuset:
         asked.append(("--cpuset", Controller.CPUSET, "cpuset.cpus"))
-    if any(getattr(io, name) not in (None, UNLIMITED) for io in limits.io for name in IO_RATES):
-        asked.append(("the rates of --io-read-bps and its like", Controller.IO, "io.max"))
-    if limits.oom_group:
+    for rate in IO_RATES:
+        if any(getattr(io, rate) not in (None, UNLIMITED) for io in limits.io):
+            asked.append((f"--io-{rate.replace('_', '-')}", Controller.IO, "io.max"))
+    if limits.oom_group is not None:
         asked.append(("--oom-group", Controller.MEMORY, "memory.oom.group"))
     if limits.swap_bytes not in (None, UNLIMITED) and _has_swap():
         asked.append(("--memory (without swap)", Controller.MEMORY, "memory.swap.max"))
@@ -188,8 +189,8 @@ def why_missing(controller: Controller, mount: str, error: OSError | None) -> La
     if v1 in v1_controllers():
         return Lack(
             f"this host has the controller '{controller}' as cgroup version 1",
-            "boot it with systemd.unified_cgroup_hierarchy=1 (kernel command line), so that all "
-            "controllers are version 2",
+            "boot it with systemd.unified_cgroup_hierarchy=1 (kernel command line; without systemd: "
+            "cgroup_no_v1=all), so that all controllers are version 2",
         )
     if controller in read_file(mount, "cgroup.controllers").split():
         return Lack(

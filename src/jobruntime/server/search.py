@@ -17,6 +17,7 @@ def compile_search(pattern: str) -> LineSearch:
     options.log_errors = False
     options.max_mem = _MAX_MEM_BYTES
     try:
+        re2.compile(pattern.encode(), options)  # alone: what is wrong is told in its own words
         # (?m): ^ and $ are a line's.
         compiled = re2.compile(f"(?m:{pattern})".encode(), options)
     except re2.error as error:

@@ -102,7 +102,7 @@ async def _serve_worker(
     if await requests.get() == STOP_WITH_JOBS:
         await _end_jobs(worker, requests)
     notify("STOPPING=1")
-    _logger.info("stopping; %d jobs go on", len(worker.running))
+    _logger.info("stopping; jobs that go on: %d", len(worker.running))
     await server.stop(_CALLS_GRACE_S)
 
 
@@ -182,7 +182,7 @@ def _announce(config: Config, port: int, worker: LocalWorker) -> None:
 
 
 async def _end_jobs(worker: LocalWorker, requests: asyncio.Queue[int]) -> None:
-    _logger.info("stopping %d jobs", len(worker.running))
+    _logger.info("stopping all jobs, %d of them", len(worker.running))
     ending = asyncio.ensure_future(worker.stop_all(by="jobd stop"))
     hurry = asyncio.ensure_future(requests.get())
     done, _ = await asyncio.wait({ending, hurry}, return_when=asyncio.FIRST_COMPLETED)

@@ -23,7 +23,8 @@ from .report import Check, failed, good, lacking
 
 _NO_VERSION_1: Final = (
     "run: sed -i 's/^GRUB_CMDLINE_LINUX=\"/&systemd.unified_cgroup_hierarchy=1 /' "
-    "/etc/default/grub && update-grub && reboot"
+    "/etc/default/grub && update-grub; then reboot (without GRUB or systemd: boot the kernel with "
+    "cgroup_no_v1=all)"
 )
 _FEW_FILES: Final = 4096
 _EARLIEST_S: Final = 1_767_225_600
@@ -130,7 +131,7 @@ def _check_pidfds() -> Check:
 
 def _check_clock() -> Check:
     now_s = time.time()
-    mend = "run: timedatectl set-ntp true (or start chronyd)"
+    mend = "run: timedatectl set-ntp true (without systemd: start chronyd)"
     if not _EARLIEST_S < now_s < _LATEST_S:
         date = time.strftime("%Y-%m-%d", time.gmtime(now_s))
         return failed("clock", f"it is wrong: it says {date}; certificates depend on it", mend)
