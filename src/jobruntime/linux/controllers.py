@@ -58,9 +58,11 @@ def unenforceable(limits: Limits, offer: Offer) -> tuple[str, Lack] | None:
     ]
     if limits.cpuset:
         asked.append(("--cpuset", Controller.CPUSET, "cpuset.cpus"))
-    for rate in IO_RATES:
-        if any(getattr(io, rate) not in (None, UNLIMITED) for io in limits.io):
-            asked.append((f"--io-{rate.replace('_', '-')}", Controller.IO, "io.max"))
+    asked += [
+        (f"--io-{rate.replace('_', '-')}", Controller.IO, "io.max")
+        for rate in IO_RATES
+        if any(getattr(io, rate) not in (None, UNLIMITED) for io in limits.io)
+    ]
     if limits.oom_group is not None:
         asked.append(("--oom-group", Controller.MEMORY, "memory.oom.group"))
     if limits.swap_bytes not in (None, UNLIMITED) and _has_swap():
@@ -189,8 +191,8 @@ def why_missing(controller: Controller, mount: str, error: OSError | None) -> La
     if v1 in v1_controllers():
         return Lack(
             f"this host has the controller '{controller}' as cgroup version 1",
-            "boot it with systemd.unified_cgroup_hierarchy=1 (kernel command line; without systemd: "
-            "cgroup_no_v1=all), so that all controllers are version 2",
+            "boot it with systemd.unified_cgroup_hierarchy=1 (kernel command line; without "
+            "systemd: cgroup_no_v1=all), so that all controllers are version 2",
         )
     if controller in read_file(mount, "cgroup.controllers").split():
         return Lack(

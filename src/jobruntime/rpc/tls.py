@@ -90,9 +90,7 @@ _CERTIFICATE = re.compile(
 )
 _KEY_MARK: Final = b"PRIVATE KEY-----"
 _SERVER_REMEDY: Final = "check [tls] in the server's configuration"
-_CLIENT_REMEDY: Final = (
-    "check JOBC_CA, JOBC_CERT and JOBC_KEY, the flags and the settings file"
-)
+_CLIENT_REMEDY: Final = "check JOBC_CA, JOBC_CERT and JOBC_KEY, the flags and the settings file"
 
 FilePath = str | os.PathLike[str]
 
