@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 .PHONY: help
 help: ## Show this help
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 .PHONY: demo
 demo: runtime ## Show it at work: a server, some jobs, their logs and their ends
@@ -52,7 +52,7 @@ lock: dev ## Write requirements/*.lock from pyproject.toml
 	@scripts/lock.sh
 
 .PHONY: runtime
-runtime:
+runtime: ## Install what the server and its clients need
 	@scripts/venv.sh runtime
 
 .PHONY: dev

@@ -31,7 +31,7 @@ CAUSES = {
     Event.PAUSED: "the job was frozen",
     Event.RESUMED: "the job was thawed",
     Event.ENDED: "its first process ended",
-    Event.LOST: "its keeper died and the end cannot be known",
+    Event.LOST: "its keeper died, or the host was restarted, and the end cannot be known",
 }
 
 OUTCOMES: list[tuple[Outcome, str]] = [
