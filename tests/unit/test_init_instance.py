@@ -135,9 +135,12 @@ def test_what_the_configuration_offers_as_comments_can_be_taken_as_it_stands(
 ) -> None:
     result = init_instance.init_instance(options(tmp_path / "i"))
     text = result.config.read_text()
-    taken = re.sub(r"^# (\[[a-z]+\]|[a-z_]+ = .*)$", r"\1", text, flags=re.MULTILINE)
+    taken = re.sub(r"^# (\[[a-z.]+\]|[a-z_]+ = .*)$", r"\1", text, flags=re.MULTILINE)
     result.config.write_text(taken)
     config = read_config(result.config)
+    assert (config.default_limits.memory_bytes, config.default_limits.pids) == (1 << 30, 1000)
+    assert (config.ceiling.cpu_millis, config.ceiling.memory_bytes) == (2000, 4 << 30)
+    assert config.all_limits.memory_bytes == 16 << 30
     assert config.logs.default.max_bytes == 1 << 30
     assert config.logs.reserve_percent == 5
     assert (config.retention.age_ms, config.retention.count) == (30 * 86_400_000, 10_000)

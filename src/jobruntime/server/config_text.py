@@ -40,6 +40,19 @@ uid_count = {DEFAULT_UID_COUNT}
 # "auto" finds a cgroup v2 to work in, "none" goes without, an absolute path is used as it is.
 root = "auto"
 
+# Limits of cgroup v2. On a host that cannot hold one of them jobd does not start.
+# What a job has that does not say otherwise.
+# [limits.default]
+# memory = "1G"
+# pids = "1000"
+# The most that a job may ask for, and what it gets where nothing is said.
+# [limits.ceiling]
+# cpus = "2"
+# memory = "4G"
+# All jobs together.
+# [limits.all]
+# memory = "16G"
+
 # [logs]
 # How much of a job's output is kept, unless the job says so itself: all of it, until the disk is
 # at its reserve.
