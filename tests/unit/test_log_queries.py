@@ -417,3 +417,69 @@ def test_no_pattern_matches_beyond_its_line() -> None:
     search = compile_search(r"a\s*b")
     assert search(b"a\nb\n") == []
     assert search(b"a b\na\nb\n") == [(0, 4)]
+
+
+DAMAGED = [
+    LogQuery(follow=False),
+    LogQuery(follow=False, tail_lines=100_000),
+    LogQuery(follow=False, tail_lines=5, grep="no such line"),
+    LogQuery(follow=False, since_ns=T0),
+    LogQuery(follow=False, since_ns=T0 + 11),
+    LogQuery(follow=False, since_ns=T0, until_ns=T0 + 60),
+]
+
+
+@pytest.mark.parametrize("query", DAMAGED, ids=str)
+@pytest.mark.parametrize("damage", ["header", "frame", "missing", "short", "directory"])
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "live"])
+def test_damage_in_the_middle_is_told_by_every_query_that_meets_it_and_ends_it(
+    make: Callable[..., Log], damage: str, query: LogQuery, *, ended: bool
+) -> None:
+    log = make(*[(OUT, T0 + n, b"%07d\n" % n * 5000) for n in range(20)])  # 800 KB in 7 segments
+    victim = sorted(log.directory.iterdir())[3]
+    if damage == "header":
+        with victim.open("r+b") as file:
+            file.write(b"X")
+    elif damage == "frame":
+        with victim.open("r+b") as file:
+            file.seek(72)
+            file.write(b"XX")
+    elif damage == "short":
+        os.truncate(victim, 0)
+    else:
+        victim.unlink()
+        if damage == "directory":
+            victim.mkdir()
+    if not ended:
+        log = replace(log, progress=Progress(State.RUNNING))
+    with pytest.raises(JobError, match="damaged") as caught:
+        asyncio.run(asyncio.wait_for(read_all(log, query), 20))
+    assert caught.value.reason is Reason.LOG_UNREADABLE
+
+
+async def read_all(log: Log, query: LogQuery) -> None:
+    search = compile_search(query.grep) if query.grep else None
+    reading = LogReading(str(log.directory), query, search)
+    try:
+        await reading.start()
+        async for _ in reading.read(lambda: log.progress, None):
+            pass
+    finally:
+        reading.close()
+
+
+def test_of_a_very_long_line_the_beginning_decides_and_no_two_lines_become_one(
+    tmp_path: Path,
+) -> None:
+    writer = Writer(tmp_path, LogPolicy())
+    size = 17 * MIB
+    for head, tail in ((b"NEEDLE", b"TAIL"), (b"hay", b"NEEDLE")):
+        for number, part in enumerate([head, *[b"x" * 60_000] * (size // 60_000), tail + b"\n"]):
+            writer.write(OUT, part, T0 + number)
+        writer.write(OUT, b"a short NEEDLE\n", T0)
+    log = writer.end()
+    found = read(log, LogQuery(follow=False, grep="NEEDLE")).output(OUT)
+    lines = found.splitlines(keepends=True)
+    assert [len(line) for line in lines] == [6 + size // 60_000 * 60_000 + 5, 15, 15]
+    assert lines[0].startswith(b"NEEDLE")
+    assert lines[0].endswith(b"TAIL\n")

@@ -29,6 +29,8 @@ _DRAIN_S: Final = 5.0  # the pipes hold 1 MiB each at most: no job's own output 
 _HEADER: Final = FRAME_HEADER.size
 _NEWLINE: Final = ord("\n")
 _FULL_DEFAULT_PIPE: Final = 64 * 1024
+_PAUSE_MS: Final = 500
+_LONGEST_PAUSE_MS: Final = 24 * 3600 * 1000
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -49,6 +51,7 @@ class Capture:
         self._blocks = policy.on_full is LogFull.BLOCK
         self._stops = policy.on_full is LogFull.STOP_RECORDING
         self._stopped = False
+        self._pause_ms = _PAUSE_MS
         self._totals = [0, 0, 0, 0]  # the fields of Totals
         self._open_lines: set[Stream] = set()
         self._first_ns = 0
@@ -82,7 +85,14 @@ class Capture:
     @property
     def wants_room(self) -> bool:
         """Whether something waits for room, so that `retry` should be called after a while."""
-        return self._held is not None or (bool(self.gaps) and not self._stopped)
+        return self._held is not None or bool(self.gaps)
+
+    @property
+    def retry_ms(self) -> int:
+        """After how long: longer each time where recording has stopped, for records take room."""
+        if self._stopped:
+            self._pause_ms = min(2 * self._pause_ms, _LONGEST_PAUSE_MS)
+        return self._pause_ms
 
     def read_once(self, stream: Stream, pipe: int) -> bool:
         """Take one read of `pipe` into the log; return False at its end of file.
@@ -160,7 +170,7 @@ class Capture:
             if error.errno not in _NO_ROOM:
                 raise
             self._cause = error.strerror or str(error)
-            self._stopped = self._stops and self._log.is_at_limit
+            self._stopped = self._stopped or (self._stops and self._log.is_at_limit)
             return False
         self._first_ns = self._first_ns or now_ns
         self._latest_ns = max(self._latest_ns, now_ns)

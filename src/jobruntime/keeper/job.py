@@ -44,7 +44,6 @@ from .segments import Segments
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
 _NS_PER_MS: Final = 1_000_000
-_ROOM_NS: Final = 500 * _NS_PER_MS
 _LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
 _SIGKILLED: Final = Signaled(int(signal.SIGKILL))
 
@@ -344,7 +343,7 @@ class Keeper:
             self._hold()
             return
         if self._capture.wants_room and self._deadlines.room is None:
-            self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+            self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
         if not more:
             self._poll.unregister(pipe)
             del self._pipes[pipe]
@@ -355,17 +354,17 @@ class Keeper:
         self._is_held = True
         for pipe in self._pipes:
             self._poll.unregister(pipe)
-        self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+        self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
 
     def _look_for_room(self) -> None:
         # No file system tells when it has room again, so this is asked now and then.
         try:
             self._capture.retry()
         except LogFullError:
-            self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+            self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
             return
         if self._capture.wants_room:
-            self._deadlines.room = time.monotonic_ns() + _ROOM_NS
+            self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
         if self._is_held:
             self._is_held = False
             for pipe in self._pipes:

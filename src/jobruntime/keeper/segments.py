@@ -24,6 +24,8 @@ _LEAST_ROOM: Final = FRAME_HEADER.size + 4096
 """A block with less than this left is closed: frames of a few bytes would cost more than they
 hold."""
 _SEGMENTS_OF_A_LIMIT: Final = 8
+_GAPS_BYTES: Final = 2048
+"""Kept free in each block of a log that stops at its size: for records of what came after that."""
 
 
 class Segments:
@@ -39,6 +41,7 @@ class Segments:
         self._reserve_bytes = reserve_bytes
         self._max_bytes = policy.max_bytes
         self._drops_oldest = policy.on_full is LogFull.DROP_OLDEST
+        self._spare = _GAPS_BYTES if policy.on_full is LogFull.STOP_RECORDING else 0
         self.block_bytes = block_bytes_for(policy.max_bytes)
         blocks = SEGMENT_BYTES // self.block_bytes
         if policy.max_bytes is not None:
@@ -53,8 +56,8 @@ class Segments:
     @property
     def room(self) -> int:
         """How many bytes the next frame may have."""
-        left = self._left
-        return left if left >= _LEAST_ROOM else self.block_bytes - _HEADER
+        left = self._left - self._spare
+        return left if left >= _LEAST_ROOM else self.block_bytes - _HEADER - self._spare
 
     @property
     def _left(self) -> int:

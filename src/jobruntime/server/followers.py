@@ -10,7 +10,7 @@ from jobruntime.model.errors import JobError, Reason
 
 
 class Followers:
-    """Counts followers by user."""
+    """Counts by user who reads or follows a log: each may hold some megabytes on their way."""
 
     def __init__(self, most_per_user: int) -> None:
         self._most = most_per_user
@@ -22,8 +22,8 @@ class Followers:
         if self._counts[user] >= self._most:
             raise JobError(
                 Reason.RESOURCE_EXHAUSTED,
-                f"cannot follow one more log: user {user!r} follows {self._counts[user]} already, "
-                "which is the most here",
+                f"cannot read one more log: user {user!r} reads {self._counts[user]} at once "
+                "already, which is the most here",
                 "end some, or ask the operator for more `followers_per_user` in [logs]",
             )
         self._counts[user] += 1

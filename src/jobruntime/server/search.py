@@ -19,7 +19,7 @@ def compile_search(pattern: str) -> LineSearch:
     try:
         re2.compile(pattern.encode(), options)  # alone: what is wrong is told in its own words
         # (?m): ^ and $ are a line's.
-        compiled = re2.compile(f"(?m:{pattern})".encode(), options)
+        compiled = re2.compile(f"(?m){pattern}".encode(), options)
     except re2.error as error:
         text = error.args[0]
         cause = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)

@@ -144,9 +144,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         """Stream a job's output; batches come encoded."""
         caller = current_caller()
         query = log_query_of(request)
-        with contextlib.ExitStack() as stack:
-            if query.follow:
-                stack.enter_context(self._followers.counted(caller.principal.name))
+        with self._followers.counted(caller.principal.name):
             events = self._worker.logs(_reference(request.job), query, owner=caller.owner)
             async with aclosing(events):  # type: ignore[type-var] # it is a generator
                 async for event in events:

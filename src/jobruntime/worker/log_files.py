@@ -87,8 +87,8 @@ class LogFiles:
         self.refresh()
         for first in reversed(self._segments):
             size = os.fstat(self._fd).st_size if self._select(first) else 0
-            if size > 0:
-                return first + (size - 1) // self.block_bytes
+            if size >= BLOCK_HEADER.size:
+                return first + (size - BLOCK_HEADER.size) // self.block_bytes
         return self._segments[0]
 
     def refresh(self) -> None:
@@ -113,6 +113,11 @@ class LogFiles:
                 return False
         self.refresh()
         return bool(self._segments) and index < self._segments[-1]
+
+    def has_beyond(self, index: int) -> bool:
+        """Return whether a later segment is there, and the block has not been dropped."""
+        self.refresh()
+        return bool(self._segments) and self._segments[0] <= index < self._segments[-1]
 
     def available(self, index: int) -> int | None:
         """Return how many bytes of the block are there now; None: it has been dropped."""

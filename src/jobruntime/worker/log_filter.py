@@ -16,7 +16,8 @@ LineSearch = Callable[[bytes], list[tuple[int, int]]]
 """Returns where the lines lie, newline and all, in which something matches. It gets whole lines,
 the last one maybe without its newline. It runs in a thread."""
 
-_LONGEST_LINE: Final = 1 << 20
+_LONGEST_LINE: Final = 16 << 20
+"""Of a longer line so much decides whether it is wanted."""
 _QUICK_BYTES: Final = 16 * 1024
 """So much is searched at once; for more a thread is worth its while."""
 
@@ -134,6 +135,8 @@ class LineFilter:
         self._search = search
         self._passing = set(open_lines)
         self._open: dict[Stream, _Open] = {}
+        self._wanted_rest: dict[Stream, bool] = {}
+        """Lines too long to keep that go on, and whether they are wanted."""
         self._done: dict[Stream, int] = {}
         """The byte of each stream up to which all lines have been looked at."""
         self._matches: deque[Match] = deque(maxlen=remembered)
@@ -180,6 +183,7 @@ class LineFilter:
             rest = _cut(entry, begin.given(stream) - first) if stream in streams else None
             if isinstance(rest, Gap):
                 found += [*self._end(stream), rest]
+                self._wanted_rest.pop(stream, None)
             elif rest is not None:
                 skipped = len(entry.data) - len(rest.data) if isinstance(entry, Chunk) else 0
                 found += self._take_chunk(place, first + skipped, rest)
@@ -202,20 +206,34 @@ class LineFilter:
                 return []
             self._passing.discard(stream)
             data, first = data[passed:], first + passed
-        if line := self._open.get(stream):
-            newline = data.find(b"\n") + 1
-            line.data += data[: newline or len(data)]
-            if newline or len(line.data) >= _LONGEST_LINE:
+        if stream in self._wanted_rest:
+            length = data.find(b"\n") + 1 or len(data)
+            if self._wanted_rest[stream]:
+                found.append(replace(chunk, data=data[:length]))
+            if data.endswith(b"\n", 0, length):
+                del self._wanted_rest[stream]
+            data, first = data[length:], first + length
+        elif line := self._open.get(stream):
+            length = data.find(b"\n") + 1 or len(data)
+            line.data += data[:length]
+            if data.endswith(b"\n", 0, length):
                 found += self._end(stream)
-            data, first = data[newline or len(data) :], first + (newline or len(data))
+            data, first = data[length:], first + length
+            found += self._judge_long(stream)
         whole = data.rfind(b"\n") + 1
         if whole:
             found += self._matching(Chunk(stream, chunk.time_ns, data[:whole]), place, first)
         if rest := data[whole:]:
             line = _Open(place, first + whole, chunk.time_ns, bytearray(rest))
             self._open[stream] = line
-            if len(rest) >= _LONGEST_LINE:
-                found += self._end(stream)
+        return found
+
+    def _judge_long(self, stream: Stream) -> list[Entry]:
+        line = self._open.get(stream)
+        if line is None or len(line.data) < _LONGEST_LINE:
+            return []
+        found = self._end(stream)
+        self._wanted_rest[stream] = bool(found)
         return found
 
     def _end(self, stream: Stream) -> list[Entry]:

@@ -150,6 +150,8 @@ class LogReader:
             if self._files.available(index + 1) is None:
                 return await self._pass_dropped()
             if not await self._enter(index + 1):
+                if self._files.has_beyond(index + 1):
+                    raise FrameError(f"block {index + 1} is missing")
                 return None
             is_closed = False
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+import asyncio
+import contextlib
+from dataclasses import astuple, dataclass, replace
+from typing import Final, NamedTuple
 
 from ..model.frames import (
     BLOCK_HEADER,
@@ -11,6 +13,7 @@ from ..model.frames import (
     Chunk,
     FrameError,
     Stream,
+    Totals,
     parse_frames,
     time_of,
 )
@@ -48,7 +51,7 @@ async def find_time(files: LogFiles, time_ns: int) -> Start:
     while low < high:  # the last block before which all is earlier
         middle = (low + high + 1) // 2
         header = await _header(files, middle)
-        if header is None:  # dropped meanwhile
+        if header is None:  # so the first is behind it by now
             low = max(files.first, middle + 1)
             high = max(high, low)
         elif header.latest_ns < time_ns:
@@ -63,19 +66,26 @@ async def _find_in(files: LogFiles, index: int, time_ns: int | None) -> Start:
     if header is None:
         return Start(Position())  # dropped meanwhile: what is missing is told
     totals, inside, latest_ns = header.totals, _HEADER, header.latest_ns
-    for behind, entry in parse_frames(await _content(files, index)):
-        latest_ns = max(latest_ns, time_of(entry))
-        if time_ns is not None and latest_ns >= time_ns:
-            break
-        totals, inside = totals.plus(entry), _HEADER + behind
+    with contextlib.suppress(FrameError):  # it ends before the damage, where the reader meets it
+        for behind, entry in parse_frames(await _content(files, index)):
+            latest_ns = max(latest_ns, time_of(entry))
+            if time_ns is not None and latest_ns >= time_ns:
+                break
+            totals, inside = totals.plus(entry), _HEADER + behind
     return Start(Position(index * files.block_bytes + inside, totals), header.latest_ns)
 
 
 async def _header(files: LogFiles, index: int) -> BlockHeader | None:
-    try:
-        return await files.read_header(index)
-    except FrameError:
-        return None
+    """Return a block's header; None where the block has been dropped meanwhile.
+
+    Raises FrameError where it is damaged, or missing.
+    """
+    header = await files.read_header(index)
+    if header is None:
+        files.refresh()
+        if index >= files.first:
+            raise FrameError(f"block {index} is missing")
+    return header
 
 
 async def _content(files: LogFiles, index: int) -> memoryview:
@@ -83,15 +93,24 @@ async def _content(files: LogFiles, index: int) -> memoryview:
     return await files.read(index, _HEADER, max(_HEADER, available))
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """A chunk of a wanted stream, and where it and its data begin."""
+class _Frame(NamedTuple):
+    """A chunk of a wanted stream: where it is, what came before it, and its data."""
 
-    position: Position
+    offset: int
+    before: tuple[int, int, int, int]
+    """The fields of Totals."""
     stream: Stream
-    begin: int
-    """Of its data, as a byte of the stream."""
     data: bytes
+
+    @property
+    def position(self) -> Position:
+        """The place before it."""
+        return Position(self.offset, Totals(*self.before))
+
+    @property
+    def begin(self) -> int:
+        """Where its data begin, as a byte of the stream."""
+        return self.before[self.stream - 1] + self.before[self.stream + 1]
 
 
 class _TailSearch:
@@ -193,6 +212,7 @@ async def find_tail(
         search.take_block_start(header.before.open_lines)
         far += search.is_counted
         index -= 1
+        await asyncio.sleep(0)  # out of the page cache nothing else here lets others run
     found = search.result(lowest.position)
     return lowest if found is lowest.position else await _start(files, found)
 
@@ -207,16 +227,20 @@ def _frames(
 ) -> list[_Frame]:
     start, end = within
     offset = base = header.index * header.block_bytes + _HEADER
-    totals = header.totals
+    counts = list(astuple(header.totals))
     found: list[_Frame] = []
     for behind, entry in parse_frames(content):
         if offset >= end:
             break
-        if offset >= start and isinstance(entry, Chunk) and entry.stream in streams:
-            stream = entry.stream
-            position = Position(offset, totals)
-            found.append(_Frame(position, stream, totals.written(stream), entry.data))
-        totals, offset = totals.plus(entry), base + behind
+        stream = entry.stream
+        if isinstance(entry, Chunk):
+            if offset >= start and stream in streams:
+                before = (counts[0], counts[1], counts[2], counts[3])
+                found.append(_Frame(offset, before, stream, entry.data))
+            counts[stream - 1] += len(entry.data)
+        else:
+            counts[stream + 1] += entry.lost_bytes
+        offset = base + behind
     return found
 
 
@@ -241,8 +265,7 @@ async def find_matching_tail(
         begin, open_lines = lowest, frozenset[Stream]()
         if index * size > lowest.position.offset and index > files.first:
             header = await _header(files, index)
-            if header is None:  # dropped meanwhile
-                files.refresh()
+            if header is None:  # dropped meanwhile, so it is before the first now
                 continue
             place = Position(index * size + _HEADER, header.totals)
             begin, open_lines = Start(place, header.latest_ns), header.before.open_lines
@@ -264,6 +287,7 @@ async def _match_between(
     while reader.position.offset < end.offset and (batch := await reader.read_batch()):
         placed = tuple(item for item in batch.placed if item.end <= end.offset)
         await matching.take(batch.begin, placed, streams)
+        await asyncio.sleep(0)
     matching.finish()
     return matching.matches
 

@@ -63,6 +63,7 @@ class LogReading:
         self._filter = Filter(query, search)
         self._search = search
         self._is_over = False
+        self._was_past = False
         self.sent = Sent()
 
     def close(self) -> None:
@@ -84,6 +85,14 @@ class LogReading:
 
         Raises JobError (LOG_UNREADABLE, CURSOR_INVALID).
         """
+        try:
+            await self._start()
+        except FrameError as error:
+            raise self._damaged(str(error)) from error
+        except OSError as error:
+            raise self._damaged((error.strerror or str(error)).lower()) from error
+
+    async def _start(self) -> None:
         await self._files.check_format()
         query = self._query
         if query.cursor:
@@ -113,9 +122,10 @@ class LogReading:
             # Before the read: a job seen as ended here has written all that the read can find.
             course = progress()
             ended = course is not None and course.state is State.TERMINATED
+            self._was_past = self._is_past()
             async for batch in self._read_present(None if ended or tail is None else tail.shared):
                 yield batch
-            if self._is_over or ended or tail is None or self._is_past():
+            if self._is_over or ended or tail is None or self._was_past:
                 break
             await self._wait(tail.changed)
         gaps: tuple[Entry, ...] = ()
@@ -129,7 +139,7 @@ class LogReading:
     @property
     def is_over(self) -> bool:
         """Whether everything up to the query's own end was given."""
-        return self._is_over or self._is_past()
+        return self._is_over or self._was_past
 
     async def _read_present(
         self, shared: SharedTail[Position, Found] | None
@@ -152,6 +162,8 @@ class LogReading:
                 batch = await reader.read_batch()
             except FrameError as error:
                 raise self._damaged(str(error)) from error
+            except OSError as error:  # a faulty disk, for one
+                raise self._damaged((error.strerror or str(error)).lower()) from error
             if batch is None:
                 if shared is not None:
                     shared.put_end(begin, changes)
@@ -164,6 +176,8 @@ class LogReading:
                 if shared is not None and reader.position.offset - begin.offset <= _SHARED_BYTES:
                     shared.put(begin, Found(told, reader.position))
                 yield told
+            else:  # nothing else here lets others run
+                await asyncio.sleep(0)
 
     def _batch(self, entries: tuple[Entry, ...], position: Position) -> LogBatch:
         self.sent.add(entries)
