@@ -295,3 +295,13 @@ def test_the_example_of_embedding_runs_without_an_installation() -> None:
     assert lines[4].endswith(" is running")
     assert lines[5] == "-- ended by signal 15"
     assert lines[6].startswith("-- PROGRAM_NOT_FOUND: cannot execute 'no-such-program'")
+
+
+def test_a_reserve_larger_than_the_disk_is_refused(settings: Settings) -> None:
+    async def run() -> None:
+        with pytest.raises(JobError, match="cannot keep") as caught:
+            async with LocalWorker(replace(settings, log_reserve_bytes=1 << 60)):
+                pass
+        assert caught.value.reason is Reason.CONFIG_INVALID
+
+    asyncio.run(run())

@@ -91,10 +91,17 @@ def open_instance(settings: Settings) -> Instance:
 
 
 def _reserve_bytes(settings: Settings, state_dir: str) -> int:
-    if settings.log_reserve_bytes is not None:
-        return settings.log_reserve_bytes
     disk = os.statvfs(state_dir)
     size_bytes = disk.f_blocks * disk.f_frsize
+    if settings.log_reserve_bytes is not None:
+        if settings.log_reserve_bytes >= size_bytes:  # nothing would be kept, and all be removed
+            raise JobError(
+                Reason.CONFIG_INVALID,
+                f"cannot keep {settings.log_reserve_bytes} bytes free on the disk of {state_dir}: "
+                f"it has {size_bytes}",
+                "make the reserve smaller, or give it in percent",
+            )
+        return settings.log_reserve_bytes
     if settings.log_reserve_percent is not None:
         return int(size_bytes * settings.log_reserve_percent / 100)
     return min(size_bytes // 20, _MOST_RESERVE_BYTES)

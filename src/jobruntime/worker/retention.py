@@ -76,9 +76,13 @@ class RetentionLoop:
                 reason = why_remove(self._rules, job.ended_at_ns, kept, short_bytes, now_ns)
                 if reason is None:
                     break
-                if await self._remover.remove(job.job_id) is not None:
-                    _logger.info("removed job %s: %s", job.job_id, reason)
-                    removed += 1
+                try:
+                    if await self._remover.remove(job.job_id) is not None:
+                        _logger.info("removed job %s: %s", job.job_id, reason)
+                        removed += 1
+                except JobError as error:  # one that cannot go must not keep all others
+                    _logger.error("%s", error)
+                    continue
                 # By what it had, not by the disk: somebody may still have its files open.
                 short_bytes -= job.size_bytes
                 kept = Kept(kept.count - 1, kept.size_bytes - job.size_bytes)
