@@ -117,10 +117,12 @@ def test_a_log_that_stops_keeps_its_oldest_and_tells_the_rest(instance: Instance
         assert tallies[stream].bytes == LINES[stream] * LINE_BYTES
     assert 0.8 * LIMIT < sum(found.kept_bytes for found in tallies.values()) <= LIMIT
     gaps = [entry.HasField("gap") for entry in entries]
-    assert sum(gaps) == 2  # one of each stream,
-    assert gaps[-2:] == [True, True]  # and nothing came after them
+    assert sum(gaps) >= 2  # some of each stream, told while it went on writing,
+    assert gaps == sorted(gaps)  # and nothing came after them
     assert end.lost_bytes == sum(found.lost_bytes for found in tallies.values())
-    assert {entry.gap.cause for entry in entries[-2:]} == {"the log has the size that it may have"}
+    assert {entry.gap.cause for entry in entries[-sum(gaps) :]} == {
+        "the log has the size that it may have"
+    }
 
 
 def test_a_job_that_has_to_wait_is_stopped_at_once(instance: Instance, api: Api) -> None:

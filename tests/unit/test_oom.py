@@ -17,7 +17,7 @@ def test_a_leader_that_ended_by_itself_is_no_victim_though_it_was_taken_for_dyin
     fd = os.open(events, os.O_RDONLY)
     leader = os.posix_spawn("/bin/true", ["true"], {})
     try:
-        oom = OomBlame(fd, as_group=False)
+        oom = OomBlame(fd)
         events.write_text("oom 1\noom_kill 1\n")  # a child of the leader's
         os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
         found = oom.look(None, leader)
@@ -26,4 +26,4 @@ def test_a_leader_that_ended_by_itself_is_no_victim_though_it_was_taken_for_dyin
     finally:
         os.waitpid(leader, 0)
         os.close(fd)
-    assert OomBlame(-1, as_group=True).acquit(None) is None
+    assert OomBlame(-1).acquit(None) is None

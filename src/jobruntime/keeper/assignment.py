@@ -74,7 +74,6 @@ class Assignment(NamedTuple):
     program: Program
     io: tuple[tuple[object, ...], ...]
     """The I/O limits, as the fields of IoLimit: only the keeper may wait for a path's disk."""
-    oom_group: bool
     peer_uids: tuple[int, ...]
     log: tuple[object, ...]
     """The log's bounds, as the fields of LogPolicy."""
@@ -108,7 +107,7 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         data = read_whole(large)
         os.close(large)
     job_id, paths, stopping, program, *plain = marshal.loads(data)  # noqa: S302
-    io, oom_group, peers, log, reserve, record = plain
+    io, peers, log, reserve, record = plain
     group = [*fds[12:], -1, -1, -1][:3]
     files = Files(*fds[:12], *group)
     return Assignment(
@@ -117,7 +116,6 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         Stopping(*stopping),
         Program(*program),
         io,
-        oom_group,
         peers,
         log,
         reserve,

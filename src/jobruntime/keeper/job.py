@@ -125,7 +125,7 @@ class Keeper:
             self._poll.register(fd, select.POLLIN)
         self._oom = None
         if files.memory_events >= 0:
-            self._oom = OomBlame(files.memory_events, as_group=job.oom_group)
+            self._oom = OomBlame(files.memory_events)
             self._poll.register(files.memory_events, select.POLLPRI)
         self._deadlines = _Deadlines()
         self._killing = False
@@ -245,7 +245,9 @@ class Keeper:
         return self._outcome is not None and self._tracker.is_empty(childless=self._childless)
 
     def _look_for_oom(self) -> None:
-        leader = self._leader if self._outcome is None else None
+        # Once the keeper has killed it, its dying tells nothing.
+        is_unharmed = self._outcome is None and not self._progress.killed
+        leader = self._leader if is_unharmed else None
         if self._oom and (found := self._oom.look(self._progress.oom, leader)):
             self._progress = replace(self._progress, oom=found)
             self._write_status()
@@ -297,8 +299,6 @@ class Keeper:
         if self._outcome is not None or group is None:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
         limits = update_limits(group, raw, self._job.program.uid)
-        if self._oom:
-            self._oom.as_group = limits.oom_group is not False
         self._progress = replace(self._progress, limits=limits)
         self._write_status()
 
@@ -435,7 +435,10 @@ class Keeper:
         )
         outcome = OutcomeFile(self._job.files.directory, self._job.files.outcome)
         outcome.write(encode_json(encode_progress(self._progress)))
-        release(self._job)
+        try:
+            release(self._job)
+        except OSError as error:  # the end is told whatever the job has done to its group
+            self._complain(f"what it leaves behind: {error}")
         self._publish("ended")
 
     def _receipt(self) -> Usage | None:

@@ -10,16 +10,15 @@ from ..linux.processes import is_dying
 from ..linux.usage import OomWatch
 from ..model.usage import Oom
 
-_RECENT_NS: Final = 1_000_000_000
+_RECENT_NS: Final = 200_000_000
 
 
 class OomBlame:
     """What the OOM killer has done to one job, and whether it ended the job's first process."""
 
-    def __init__(self, memory_events: int, *, as_group: bool) -> None:
-        """Take the open memory.events; `as_group` is the job's memory.oom.group."""
+    def __init__(self, memory_events: int) -> None:
+        """Take the open memory.events."""
         self._watch = OomWatch(memory_events)
-        self.as_group = as_group
         self._seen_ns = 0
 
     def look(self, before: Oom | None, leader: int | None) -> Oom | None:
@@ -44,7 +43,8 @@ class OomBlame:
         """Return what is to be recorded of a leader that was ended by SIGKILL, not its keeper's."""
         if known is None or known.leader:
             return known
-        # As a group it takes all of the job. One by one, the event of the leader's own end came
-        # just before: the kernel counts it, then sends the signal (__oom_kill_process).
+        # The event of the leader's own end came just before: the kernel counts it, then sends the
+        # signal (__oom_kill_process), so it may not have been seen dying. As a group, too: a leader
+        # that has outlived an event was not in the group that ran out of memory.
         recent = time.monotonic_ns() - self._seen_ns < _RECENT_NS
-        return replace(known, leader=True) if self.as_group or recent else known
+        return replace(known, leader=True) if recent else known

@@ -49,7 +49,6 @@ def prepare(order: Order, reply: int) -> Assignment:
         stopping=Stopping(spec.stop_signal, spec.grace_ms, spec.timeout_ms),
         program=_program(order, paths.home),
         io=tuple(astuple(limit) for limit in spec.limits.io),
-        oom_group=spec.limits.oom_group is not False,
         peer_uids=order.peer_uids,
         log=tuple(encode_log_policy(spec.log)),
         log_reserve_bytes=site.log_reserve_bytes,

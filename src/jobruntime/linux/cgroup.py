@@ -109,7 +109,9 @@ def member_pids(path: str) -> set[int]:
             with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
                 pids.update(int(line) for line in file)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
+            # A threaded group (EOPNOTSUPP) has its processes listed above it. One that cannot be
+            # opened a job without a uid of its own has made so; cgroup.kill reaches it.
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EACCES):
                 raise
     pids.discard(0)  # 0 stands for a process of another pid namespace
     return pids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from errno import ENODEV
 from typing import Final
 
 from ..model.usage import Oom, OomScope, Usage
@@ -92,6 +93,13 @@ def _text(group: str, file: str) -> str:
         return read_file(group, file)
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        raise _as_gone(error) from error
+
+
+def _as_gone(error: OSError) -> OSError:
+    # What a file answers whose group was removed after it was opened.
+    return FileNotFoundError(error.errno, "the group is gone") if error.errno == ENODEV else error
 
 
 def _take(values: dict[str, int], names: dict[str, str], text: str) -> None:
@@ -105,6 +113,8 @@ def _take_io(values: dict[str, int], group: str) -> None:
         text = read_file(group, "io.stat")
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _as_gone(error) from error
     sums = dict.fromkeys(_IO, 0)
     for line in text.splitlines():
         for pair in line.split()[1:]:  # a line may have no pairs

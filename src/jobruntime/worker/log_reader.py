@@ -150,9 +150,11 @@ class LogReader:
             if self._files.available(index + 1) is None:
                 return await self._pass_dropped()
             if not await self._enter(index + 1):
-                if self._files.has_beyond(index + 1):
+                if not self._files.has_beyond(index + 1):
+                    return None
+                # It is whole by now, unless it has been dropped meanwhile.
+                if not await self._enter(index + 1) and self._files.has_beyond(index + 1):
                     raise FrameError(f"block {index + 1} is missing")
-                return None
             is_closed = False
 
     def _place(self, position: Position) -> tuple[int, int]:

@@ -80,12 +80,13 @@ async def _header(files: LogFiles, index: int) -> BlockHeader | None:
 
     Raises FrameError where it is damaged, or missing.
     """
-    header = await files.read_header(index)
-    if header is None:
+    for _ in range(2):  # the first look may have been at files that have come or gone since
+        if header := await files.read_header(index):
+            return header
         files.refresh()
-        if index >= files.first:
-            raise FrameError(f"block {index} is missing")
-    return header
+        if index < files.first:
+            return None
+    raise FrameError(f"block {index} is missing")
 
 
 async def _content(files: LogFiles, index: int) -> memoryview:
