@@ -96,7 +96,8 @@ class LocalWorker(Worker):
             stack.callback(self._owners.close)
             path = f"{self._instance.state_dir}/catalogue.sqlite"
             self._catalogue = await self._threads.in_index(lambda: Catalogue(path))
-            stack.callback(self._catalogue.close)
+            # In its own thread, behind what is still to be written there.
+            stack.push_async_callback(self._threads.in_index, self._catalogue.close)
             self._tail: TailHub[Position, Found] = TailHub()
             stack.callback(self._tail.close)
             jobs_dir = self._instance.jobs_dir
