@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,7 +29,7 @@ from jobruntime.model.spec import JobSpec, encode_spec, parse_spec
 from jobruntime.rpc.convert import spec_of, start_request_of
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.worker.catalogue import Catalogue, Ended
-from jobruntime.worker.store import JobRecord
+from jobruntime.worker.store import JobDirectory, JobRecord, encode_order
 
 LOGS = (Verb.STATUS, Verb.LOGS)
 
@@ -118,6 +119,25 @@ def test_shares_come_over_the_wire_as_they_went() -> None:
         spec_of(pb.StartRequest(argv=["true"], share=[pb.Share()] * 65), 1)
 
 
+def test_the_record_of_an_older_version_is_shared_with_nobody(tmp_path: Path) -> None:
+    shared = record(1, "bob:logs")
+    JobDirectory.create(str(tmp_path), shared).close()
+    path = tmp_path / shared.job_id / "spec.json"
+    with JobDirectory.open(str(tmp_path), shared.job_id) as directory:
+        assert directory.read_record() == shared
+        raw = json.loads(path.read_bytes())
+        del raw["shares"], raw["spec"]["shares"]
+        path.write_text(json.dumps(raw))
+        assert directory.read_record() == record(1)
+        directory.write_record(shared)
+        assert directory.read_record() == shared
+        assert os.listdir(directory.fd) == ["spec.json"]
+
+
+def test_a_keeper_is_not_told_of_shares() -> None:
+    assert encode_order(record(1, "bob:logs")) == encode_order(record(1))
+
+
 # -- the catalogue
 
 
@@ -135,8 +155,8 @@ def job_id(number: int) -> str:
 def record(
     number: int, *shares: str, owner: str = "ann", name: str | None = None, at: int = 0
 ) -> JobRecord:
-    spec = JobSpec(argv=("true",), name=name)
     given = join_shares(map(parse_share, shares))
+    spec = JobSpec(argv=("true",), name=name, shares=given)
     return JobRecord(job_id(number), owner, spec, at, "", shares=given)
 
 
