@@ -13,7 +13,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from jobruntime.model.access import Principal, Role
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.server.identity import check_user_name, name_fault, principal_of
+from jobruntime.model.names import name_fault
+from jobruntime.server.identity import check_user_name, principal_of
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)

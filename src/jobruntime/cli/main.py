@@ -25,7 +25,7 @@ VERBS: Final = {
     "status": "tell what a job is doing, or how it ended",
     "logs": "print the output of jobs and follow it",
     "stats": "tell what a job uses of CPU, memory, processes and disks",
-    "update": "change the limits of a running job",
+    "update": "change the limits of a running job, or whom a job is shared with",
     "pause": "hold a job still",
     "resume": "let a paused job go on",
     "rm": "remove jobs that have ended",

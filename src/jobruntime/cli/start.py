@@ -10,6 +10,7 @@ from .failure import Exit, Failure
 from .limit_flags import add_limit_flags, limits_of
 from .log_bounds import add_bounds_flags, bounds_of
 from .output import write_line
+from .share_flags import add_share_flag
 from .values import (
     duration_ms,
     exact,
@@ -38,6 +39,7 @@ examples:
   jobc start --name nightly -e LEVEL=3 -w /srv/data --timeout 2h ./import.sh --all
   jobc start --memory 2G --cpus 1.5 --pids 100 --io-write-bps /srv:20M /srv/import.sh
   jobc start --log-max 1G --log-full drop-oldest /srv/chatter
+  jobc start --share bob:status,logs --share carol:stop /srv/import.sh
   jobc start --grace 1m -- sh -c 'trap "sleep 30; exit 0" TERM; sleep 1h & wait'
 
 exit codes: 126 the program cannot be executed, 127 it was not found, others as in jobc --help
@@ -101,6 +103,7 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
             help="makes a repeated call safe: the same ID and command give the same job "
             "(default: a random one, for a retry of jobc's own)",
         ),
+        add_share_flag(parser, "jobc update changes it."),
         *add_limit_flags(parser, "What is not given is the server's default."),
         *add_bounds_flags(parser),
     ]
@@ -132,6 +135,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
     """Return the request that the command line asks for; raises Failure if it breaks a rule."""
     from jobruntime.model.errors import JobError
     from jobruntime.model.limits import NO_LIMITS
+    from jobruntime.model.shares import join_shares
     from jobruntime.model.spec import DEFAULT_GRACE_MS, JobSpec
     from jobruntime.rpc.convert import start_request_of
 
@@ -148,6 +152,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
             request_id=args.request_id or os.urandom(16).hex(),
             limits=limits_of(args),
             log=bounds_of(args),
+            shares=join_shares(args.share),
             **optional,
         )
         request = start_request_of(spec)

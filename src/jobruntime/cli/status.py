@@ -104,6 +104,7 @@ def format_json(status: pb.JobStatus) -> str:
     import json
 
     from .facts import read_facts
+    from .share_flags import shares_json
 
     facts = read_facts(status)  # refuses what is not known
     fields: dict[str, object] = {
@@ -111,6 +112,7 @@ def format_json(status: pb.JobStatus) -> str:
         "owner": status.owner,
         "name": status.name or None,
         "labels": dict(sorted(status.labels.items())),
+        "shares": shares_json(status.shares),
         "argv": [arg.decode("utf-8", "replace") for arg in status.argv],
     }
     if not all(_is_utf8(arg) for arg in status.argv):
@@ -139,6 +141,7 @@ def format_wide(status: pb.JobStatus) -> str:
     from .facts import read_facts
     from .limits_told import format_limits
     from .log_bounds import format_bounds
+    from .share_flags import format_shares
 
     facts = read_facts(status)
     command = shlex.join(arg.decode("utf-8", "replace") for arg in status.argv)
@@ -148,6 +151,7 @@ def format_wide(status: pb.JobStatus) -> str:
         ("Name", status.name),
         ("Owner", status.owner),
         ("Labels", labels),
+        ("Shared", format_shares(status.shares)),
         ("Command", command),
         ("Status", format_line(status)),
         ("Cause", format_cause(facts)),

@@ -18,6 +18,7 @@ from .log_policy import (
     encode_log_policy,
     parse_log_policy,
 )
+from .shares import Share, check_shares, encode_shares, parse_shares
 
 DEFAULT_GRACE_MS: Final = 10_000
 MAX_ARGUMENTS_BYTES: Final = 6 * 1024 * 1024
@@ -49,6 +50,8 @@ class JobSpec:
     request_id: str | None = field(default=None)
     limits: Limits = NO_LIMITS
     log: LogPolicy = NO_POLICY
+    shares: tuple[Share, ...] = ()
+    """With whom it is shared from its start on."""
 
     def __post_init__(self) -> None:
         """Refuse a spec that breaks a rule; raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE)."""
@@ -60,6 +63,7 @@ class JobSpec:
         _check_times(self)
         check_limits(self.limits)
         check_log_policy(self.log)
+        check_shares(self.shares)
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise invalid(
                 f"cannot name a job {self.name!r}",
@@ -86,6 +90,7 @@ def encode_spec(spec: JobSpec) -> dict[str, object]:
         "request_id": spec.request_id,
         "limits": encode_limits(spec.limits),
         "log": encode_log_policy(spec.log),
+        "shares": encode_shares(spec.shares),
     }
 
 
@@ -94,6 +99,7 @@ def parse_spec(raw: dict[str, object]) -> JobSpec:
     values = dict(raw)
     values["limits"] = parse_limits(values.get("limits", {}))  # absent in what older versions wrote
     values["log"] = parse_log_policy(values.get("log"))
+    values["shares"] = parse_shares(values.get("shares"))
     values["argv"] = tuple(values["argv"])  # type: ignore[arg-type]
     for key in ("env", "labels"):
         values[key] = tuple((name, value) for name, value in values[key])  # type: ignore[attr-defined]

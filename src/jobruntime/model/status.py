@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .limits import NO_LIMITS, Limits
 from .log_policy import NO_POLICY, LogPolicy
+from .shares import Share
 from .spec import JobSpec
 from .state import Outcome, State
 from .usage import Oom, Usage
@@ -47,6 +48,8 @@ class JobStatus:
     """The bounds of its log, the server's defaults included."""
     usage: Usage | None = None
     """The receipt of a job that has ended; None before, and where nobody could write one."""
+    shares: tuple[Share, ...] = ()
+    """With whom it is shared now."""
 
     def __post_init__(self) -> None:
         if (self.state is State.TERMINATED) != (self.outcome is not None):

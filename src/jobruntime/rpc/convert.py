@@ -17,6 +17,7 @@ from jobruntime.model.usage import Oom, OomScope, Usage, encode_usage
 
 from .convert_limits import limits_of, limits_to_proto
 from .convert_logs import log_policy_of, log_policy_to_proto
+from .convert_shares import shares_of, shares_to_proto
 from .gen import service_pb2 as pb
 
 NS: Final = 1_000_000_000
@@ -73,6 +74,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         request_id=request.request_id or None,
         limits=limits_of(request.limits),
         log=log_policy_of(request.log),
+        shares=shares_of(request.share),
     )
 
 
@@ -96,6 +98,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         request_id=spec.request_id or "",
         limits=limits_to_proto(spec.limits),
         log=log_policy_to_proto(spec.log),
+        share=shares_to_proto(spec.shares),
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -171,6 +174,7 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         limits=limits_to_proto(status.limits),
         usage=usage_to_proto(status.usage) if status.usage is not None else None,
         log=log_policy_to_proto(status.log),
+        shares=shares_to_proto(status.shares),
     )
 
 

@@ -46,6 +46,8 @@ class Caller:
     principal: Principal
     owner: str | None
     """Only this owner's jobs; None: everybody's."""
+    verbs: frozenset[Verb] = frozenset()
+    """All that he may do, at least with his own jobs."""
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -132,7 +134,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 f"cannot {verb or 'do that'}: no role of user {principal.name!r} allows it",
                 "ask the operator for a certificate with a role that does",
             )
-        _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
+        owner = None if scope is Scope.ANY else principal.name
+        verbs = (verb for verb in Verb if allowed_scope(self._policy, principal, verb))
+        _caller.set(Caller(principal, owner, frozenset(verbs)))
 
 
 def _serializer(handler: _Handler) -> Callable[[object], bytes]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.quota import Quota, check_followers
 
 
 class Followers:
@@ -17,9 +18,16 @@ class Followers:
         self._counts: Counter[str] = Counter()
 
     @contextmanager
-    def counted(self, user: str) -> Iterator[None]:
-        """Count one of the user's while this lasts; raises JobError (RESOURCE_EXHAUSTED)."""
-        if self._counts[user] >= self._most:
+    def counted(
+        self, user: str, quota: Quota | None = None, quota_rule: str = ""
+    ) -> Iterator[None]:
+        """Count one of the user's while this lasts; raises JobError (RESOURCE_EXHAUSTED).
+
+        A quota of followers takes the place of what holds for every user.
+        """
+        if quota is not None and quota.followers is not None:
+            check_followers(quota, quota_rule, self._counts.get(user, 0))
+        elif self._counts.get(user, 0) >= self._most:
             raise JobError(
                 Reason.RESOURCE_EXHAUSTED,
                 f"cannot read one more log: user {user!r} reads {self._counts[user]} at once "

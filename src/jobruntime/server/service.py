@@ -10,15 +10,17 @@ from contextlib import aclosing
 from typing import Final, assert_never
 
 from jobruntime.model.errors import JobError, Reason, invalid
+from jobruntime.model.shares import check_may_share
 from jobruntime.model.state import State
 from jobruntime.rpc.convert import spec_of, status_to_proto, usage_to_proto
 from jobruntime.rpc.convert_limits import limits_of
 from jobruntime.rpc.convert_logs import encode_log_batch, log_query_of
+from jobruntime.rpc.convert_shares import shares_of
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
 
-from .access import current_caller
+from .access import Caller, current_caller
 from .followers import Followers
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +43,9 @@ class JobService(service_pb2_grpc.JobServiceServicer):
     async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
         """Start a job for the caller."""
         spec = spec_of(request, self._default_grace_ms)
-        owner = current_caller().principal.name
+        caller = current_caller()
+        check_may_share(spec.shares, caller.verbs)
+        owner = caller.principal.name
         job_id = await self._worker.start(spec, owner=owner)
         _logger.info("%s started job %s", owner, job_id)  # never its argv: it may hold secrets
         return pb.StartResponse(job_id=job_id)
@@ -66,11 +70,26 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         return pb.StatusResponse(status=status_to_proto(status))
 
     async def Update(self, request: pb.UpdateRequest, context: object) -> pb.UpdateResponse:
-        """Change limits of a running job."""
+        """Change limits of a running job, or with whom a job is shared."""
         caller = current_caller()
+        if request.share or request.unshare:
+            return await self._share(request, caller)
         changes = limits_of(request.limits)
         status = await self._worker.update(_reference(request.job), changes, owner=caller.owner)
         _logger.info("%s changed limits of job %s", caller.principal.name, status.job_id)
+        return pb.UpdateResponse(status=status_to_proto(status))
+
+    async def _share(self, request: pb.UpdateRequest, caller: Caller) -> pb.UpdateResponse:
+        if request.HasField("limits"):
+            raise invalid(
+                "cannot change limits and shares of a job in one call", "make a call for each"
+            )
+        give = shares_of(request.share)
+        check_may_share(give, caller.verbs)
+        status = await self._worker.share(
+            _reference(request.job), owner=caller.owner, give=give, take=request.unshare
+        )
+        _logger.info("%s changed the shares of job %s", caller.principal.name, status.job_id)
         return pb.UpdateResponse(status=status_to_proto(status))
 
     async def Pause(self, request: pb.PauseRequest, context: object) -> pb.PauseResponse:

@@ -11,7 +11,9 @@ It needs no gRPC, and nothing but the standard library.
 from ..model.errors import JobError, Reason
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
+from ..model.quota import Quota
 from ..model.retention import Retention
+from ..model.shares import Share
 from ..model.spec import JobSpec
 from ..model.state import Exited, Lost, Outcome, Signaled, State
 from ..model.status import JobStatus
@@ -35,10 +37,12 @@ __all__ = [
     "LogQuery",
     "Lost",
     "Outcome",
+    "Quota",
     "Reason",
     "Removed",
     "Retention",
     "Settings",
+    "Share",
     "Signaled",
     "State",
     "Worker",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from ..model.frames import Entry, Totals
 from ..model.limits import Limits
 from ..model.log_query import WHOLE_LOG, LogQuery
+from ..model.quota import Quota
+from ..model.shares import Share
 from ..model.spec import JobSpec
 from ..model.status import JobStatus
 from ..model.usage import Usage
@@ -53,15 +55,20 @@ class Worker(ABC):
     """Runs jobs for owners.
 
     A job is named by `job`: its id, a unique prefix of it, or its name. Where `owner` is given,
-    only that owner's jobs are looked at; another's answers exactly as one that does not exist.
+    only that owner's jobs are looked at, and those that are shared with him for this very verb
+    (`wait` counts as status); any other answers exactly as one that does not exist.
     All methods raise JobError; every one names its reasons.
     """
 
     @abstractmethod
-    async def start(self, spec: JobSpec, *, owner: str) -> str:
+    async def start(
+        self, spec: JobSpec, *, owner: str, quota: Quota | None = None, quota_rule: str = ""
+    ) -> str:
         """Start a job and return its id, once exec has succeeded; a failed start leaves nothing.
 
         A `request_id` in the spec makes a retry safe: the same id and spec return the same job.
+        `quota` is the owner's, and holds however many starts are made at once; refusals call it
+        `quota_rule` ("role user's quota"). A retry that finds its job does not count.
 
         Raises JobError: PROGRAM_*, WORKING_DIRECTORY, SPEC_TOO_LARGE, KILLED_BEFORE_EXEC or
         START_STEP_FAILED for what the start ran into; REQUEST_ID_REUSED, NAME_IN_USE;
@@ -88,11 +95,40 @@ class Worker(ABC):
         """
 
     @abstractmethod
-    async def update(self, job: str, changes: Limits, *, owner: str | None = None) -> JobStatus:
+    async def update(
+        self,
+        job: str,
+        changes: Limits,
+        *,
+        owner: str | None = None,
+        quota: Quota | None = None,
+        quota_rule: str = "",
+        quota_of: str | None = None,
+    ) -> JobStatus:
         """Change what `changes` sets of a running job's limits: all of it, or nothing.
 
+        `quota` is that of the owner `quota_of`, and holds where the job is his; `quota_rule` as in
+        `start`. Another's job is not held to it, and counts for its owner as it then is.
+
         Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, LIMIT_ABOVE_CEILING,
-        LIMIT_NOT_ENFORCEABLE, LIMIT_REFUSED, WRONG_STATE, KEEPER_UNREACHABLE.
+        LIMIT_NOT_ENFORCEABLE, LIMIT_REFUSED, WRONG_STATE, KEEPER_UNREACHABLE, RESOURCE_EXHAUSTED.
+        """
+
+    @abstractmethod
+    async def share(
+        self,
+        job: str,
+        *,
+        owner: str | None = None,
+        give: Iterable[Share] = (),
+        take: Iterable[str] = (),
+    ) -> JobStatus:
+        """Change with whom a job is shared, also one that has ended.
+
+        `give` comes in the place of what those users had; from those in `take` all is taken, and
+        whoever of them follows its log gets JOB_NOT_FOUND. Only what is the owner's is found.
+
+        Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, INTERNAL.
         """
 
     @abstractmethod

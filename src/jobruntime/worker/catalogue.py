@@ -10,11 +10,14 @@ import contextlib
 import logging
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from ..model.access import Verb
 from ..model.retention import Kept
+from ..model.shares import Share
 from .store import JobRecord
 
 _logger = logging.getLogger(__name__)
@@ -35,8 +38,19 @@ CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_request ON jobs (owner, request_id)
     WHERE request_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (ended_at_ns) WHERE ended = 1;
 CREATE INDEX IF NOT EXISTS jobs_by_owner_and_end ON jobs (owner, ended_at_ns) WHERE ended = 1;
+CREATE TABLE IF NOT EXISTS shares (
+    user TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    id TEXT NOT NULL,
+    name TEXT,
+    PRIMARY KEY (user, verb, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS shares_by_id ON shares (id);
+CREATE INDEX IF NOT EXISTS shares_by_name ON shares (user, verb, name) WHERE name IS NOT NULL;
 """
-_VERSION: Final = 2
+_VERSION: Final = 3
+_LIVING_FIRST: Final = "ORDER BY ended, created_at_ns DESC"
+"""One that still runs goes before all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,7 @@ class Catalogue:
                     os.unlink(path + suffix)
             self._db = _open(path)
         self._count = self._size_bytes = 0
+        self._sizes: Counter[str] = Counter()
         self._sum_up()
 
     def close(self) -> None:
@@ -83,7 +98,9 @@ class Catalogue:
         self._db.close()
 
     def add(self, record: JobRecord) -> None:
-        """Add a job that runs; one that is there already is left as it is."""
+        """Add a job that runs; one that is there already is left as it is, but for its shares."""
+        # Before the job itself: without it they find nothing, and it is never without them.
+        self._share(record, record.shares)
         self._db.execute(
             "INSERT OR IGNORE INTO jobs (id, owner, name, request_id, created_at_ns)"
             " VALUES (?, ?, ?, ?, ?)",
@@ -96,15 +113,38 @@ class Catalogue:
             ),
         )
 
+    def share(self, record: JobRecord, shares: tuple[Share, ...]) -> None:
+        """Put these in the place of the job's shares, all at once."""
+        with self._db:
+            self._db.execute("BEGIN")
+            self._db.execute("DELETE FROM shares WHERE id = ?", (record.job_id,))
+            self._share(record, shares)
+
+    def _share(self, record: JobRecord, shares: tuple[Share, ...]) -> None:
+        # Not with the owner himself: what is his is found as his, and only once.
+        rows = [
+            (share.user, str(verb), record.job_id, record.spec.name)
+            for share in shares
+            if share.user != record.owner
+            for verb in share.verbs
+        ]
+        if rows:
+            self._db.executemany("INSERT OR IGNORE INTO shares VALUES (?, ?, ?, ?)", rows)
+
     def mark_ended(self, ended: Ended) -> None:
         """Note that the job has ended."""
-        done = self._db.execute(
-            "UPDATE jobs SET ended = 1, ended_at_ns = ?, size_bytes = ? WHERE id = ? AND ended = 0",
+        row = self._db.execute(
+            "SELECT owner FROM jobs WHERE id = ? AND ended = 0", (ended.job_id,)
+        ).fetchone()
+        if row is None:
+            return
+        self._db.execute(
+            "UPDATE jobs SET ended = 1, ended_at_ns = ?, size_bytes = ? WHERE id = ?",
             (ended.ended_at_ns, ended.size_bytes, ended.job_id),
         )
-        if done.rowcount:
-            self._count += 1
-            self._size_bytes += ended.size_bytes
+        self._count += 1
+        self._size_bytes += ended.size_bytes
+        self._sizes[row[0]] += ended.size_bytes
 
     def add_ended(self, jobs: Iterable[tuple[JobRecord, Ended]]) -> None:
         """Add jobs that have ended, all at once."""
@@ -120,29 +160,39 @@ class Catalogue:
     def remove(self, job_id: str) -> None:
         """Forget the job."""
         row = self._db.execute(
-            "SELECT size_bytes FROM jobs WHERE id = ? AND ended = 1", (job_id,)
+            "SELECT size_bytes, owner FROM jobs WHERE id = ? AND ended = 1", (job_id,)
         ).fetchone()
         self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+        self._db.execute("DELETE FROM shares WHERE id = ?", (job_id,))
         if row is not None:
+            size_bytes, owner = row
             self._count -= 1
-            self._size_bytes -= row[0]
+            self._size_bytes -= size_bytes
+            self._sizes[owner] -= size_bytes
 
     def remove_all(self, job_ids: Iterable[str]) -> None:
         """Forget these jobs."""
         with self._db:
             self._db.execute("BEGIN")
-            rows = ((job_id,) for job_id in job_ids)
+            rows = [(job_id,) for job_id in job_ids]
             self._db.executemany("DELETE FROM jobs WHERE id = ?", rows)
+            self._db.executemany("DELETE FROM shares WHERE id = ?", rows)
         self._sum_up()
 
     def _sum_up(self) -> None:
         totals = "SELECT count(*), ifnull(sum(size_bytes), 0) FROM jobs WHERE ended = 1"
         self._count, self._size_bytes = self._db.execute(totals).fetchone()
+        sizes = "SELECT owner, sum(size_bytes) FROM jobs WHERE ended = 1 GROUP BY owner"
+        self._sizes = Counter(dict(self._db.execute(sizes)))
 
     @property
     def kept(self) -> Kept:
         """The jobs that have ended, all together. Asking is free."""
         return Kept(self._count, self._size_bytes)
+
+    def kept_bytes(self, owner: str) -> int:
+        """Return the room of the owner's jobs that have ended. Free, and safe from any thread."""
+        return self._sizes[owner]
 
     def oldest(self, until_ns: int, most: int) -> list[Ended]:
         """Return the jobs that ended first, and not after `until_ns`, in this order."""
@@ -175,24 +225,25 @@ class Catalogue:
         rows = self._db.execute("SELECT id FROM jobs WHERE ended = ?", (int(ended),))
         return {job_id for (job_id,) in rows}
 
-    def find(self, reference: str, owner: str | None) -> list[Match]:
+    def find(self, reference: str, owner: str | None, verb: Verb | None = None) -> list[Match]:
         """Return the jobs that `reference` may mean among the owner's (None: everybody's).
 
-        An exact id is the one; then a name's newest job of each owner; then a prefix's jobs, at
-        most two of them, for two are already too many.
+        And among those that are shared with him for `verb`; None: no shared ones. An exact id is
+        the one; then a name's newest job of each owner; then a prefix's jobs, at most two of them,
+        for two are already too many. What is shared is found by its name only where nothing else is
+        meant: nobody's choice of a name takes the place of a job of the caller's own.
         """
+        prefix = (reference, f"{reference}g")
         return (
             self._select("id = ?", (reference,), owner, "LIMIT 1")
-            or self._find_named(reference, owner)
-            or self._select("id >= ? AND id < ?", (reference, f"{reference}g"), owner, "LIMIT 2")
+            or self._shared("id = ?", (reference,), owner, verb, "LIMIT 1")
+            or _newest(self._select("name = ?", (reference,), owner, _LIVING_FIRST))
+            or (
+                self._select("id >= ? AND id < ?", prefix, owner, "LIMIT 2")
+                + self._shared("id >= ? AND id < ?", prefix, owner, verb, "LIMIT 2")
+            )[:2]
+            or _newest(self._shared("name = ?", (reference,), owner, verb, _LIVING_FIRST))
         )
-
-    def _find_named(self, name: str, owner: str | None) -> list[Match]:
-        newest: dict[str, Match] = {}
-        order = "ORDER BY ended, created_at_ns DESC"  # one that still runs goes before all others
-        for match in self._select("name = ?", (name,), owner, order):
-            newest.setdefault(match.owner, match)
-        return list(newest.values())
 
     def _select(
         self, where: str, values: tuple[str, ...], owner: str | None, tail: str
@@ -203,6 +254,26 @@ class Catalogue:
             sql += " AND owner = ?"
             values = (*values, owner)
         rows = self._db.execute(f"{sql} {tail}", values)
+        return [Match(job_id, who, bool(ended)) for job_id, who, ended in rows]
+
+    def _shared(
+        self,
+        where: str,
+        values: tuple[str, ...],
+        user: str | None,
+        verb: Verb | None,
+        tail: str,
+    ) -> list[Match]:
+        # Begins with the caller's own shares, so that it takes as long for a job that is somebody
+        # else's as for one that is not there. (CROSS JOIN keeps SQLite to that order.)
+        if user is None or verb is None:
+            return []
+        rows = self._db.execute(
+            "SELECT jobs.id, jobs.owner, jobs.ended FROM (SELECT id FROM shares"  # noqa: S608
+            f" WHERE user = ? AND verb = ? AND {where}) AS found"
+            f" CROSS JOIN jobs ON jobs.id = found.id {tail}",
+            (user, str(verb), *values),
+        )
         return [Match(job_id, who, bool(ended)) for job_id, who, ended in rows]
 
     def find_request(self, owner: str, request_id: str) -> str | None:
@@ -220,6 +291,14 @@ class Catalogue:
         return row is not None
 
 
+def _newest(matches: Iterable[Match]) -> list[Match]:
+    """Return the first of each owner's."""
+    newest: dict[str, Match] = {}
+    for match in matches:
+        newest.setdefault(match.owner, match)
+    return list(newest.values())
+
+
 def _open(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA journal_mode=WAL")
@@ -231,6 +310,7 @@ def _open(path: str) -> sqlite3.Connection:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version not in (0, _VERSION):
         db.execute("DROP TABLE IF EXISTS jobs")
+        db.execute("DROP TABLE IF EXISTS shares")
     db.executescript(_SCHEMA)
     db.execute(f"PRAGMA user_version={_VERSION}")
     return db

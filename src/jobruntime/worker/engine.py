@@ -7,15 +7,18 @@ import contextlib
 import logging
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from ..model.access import Verb
 from ..model.errors import JobError, Reason, invalid
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
+from ..model.quota import Quota
 from ..model.record import Progress
+from ..model.shares import Share
 from ..model.spec import JobSpec, check_grace_ms, same_request
 from ..model.status import JobStatus
 from ..model.usage import Usage
@@ -30,11 +33,13 @@ from .logs import Found
 from .lookup import Lookup, not_found
 from .owners import Owners
 from .policy import LimitPolicy
+from .quotas import Quotas
 from .recovery import Settled, recoverable_ids, settle
 from .removal import Remover
 from .reservations import Reservations
 from .retention import RetentionLoop, measure, measured
 from .settings import Settings
+from .sharing import Sharing, while_shared
 from .spawner import Spawner
 from .start_errors import change_error
 from .starter import Starter
@@ -98,6 +103,7 @@ class LocalWorker(Worker):
             self._catalogue = await self._threads.in_index(lambda: Catalogue(path))
             # In its own thread, behind what is still to be written there.
             stack.push_async_callback(self._threads.in_index, self._catalogue.close)
+            self._quotas = Quotas(self._catalogue.kept_bytes)
             self._tail: TailHub[Position, Found] = TailHub()
             stack.callback(self._tail.close)
             jobs_dir = self._instance.jobs_dir
@@ -110,6 +116,7 @@ class LocalWorker(Worker):
             starting = self._starter.starting
             places = (self._instance, self._threads, self._catalogue)
             self._lookup = Lookup(*places, self._live, starting)
+            self._sharing = Sharing(*places, self._live)
             self._remover = Remover(*places)
             self._retention = RetentionLoop(self._settings.retention, *places, self._remover)
             stack.push_async_callback(self._let_go)
@@ -173,7 +180,9 @@ class LocalWorker(Worker):
 
     # -- start
 
-    async def start(self, spec: JobSpec, *, owner: str) -> str:
+    async def start(
+        self, spec: JobSpec, *, owner: str, quota: Quota | None = None, quota_rule: str = ""
+    ) -> str:
         """See Worker.start."""
         if self._closing:
             raise JobError(
@@ -182,7 +191,7 @@ class LocalWorker(Worker):
                 "try again when it is back",
             )
         # A caller that gives up must not leave half a job: the start goes on without him.
-        starting = asyncio.ensure_future(self._start(spec, owner))
+        starting = asyncio.ensure_future(self._start(spec, owner, quota, quota_rule))
         self._starts.add(starting)
         starting.add_done_callback(self._forget_start)
         try:
@@ -200,7 +209,7 @@ class LocalWorker(Worker):
         if not starting.cancelled():
             starting.exception()  # marks it as seen: the caller may be gone
 
-    async def _start(self, spec: JobSpec, owner: str) -> str:
+    async def _start(self, spec: JobSpec, owner: str, quota: Quota | None, rule: str) -> str:
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is None:
                 earlier = await self._earlier_job(owner, spec)
@@ -216,8 +225,9 @@ class LocalWorker(Worker):
                 )
             limits = self._policy.at_start(spec.limits)
             log = self._policy.log_at_start(spec.log)
-            started = await self._starter.start(spec, limits, log, owner)
-            self._adopt(started.record, started.progress, started.keeper)
+            with self._quotas.starting(owner, limits, log, quota, rule):
+                started = await self._starter.start(spec, limits, log, owner)
+                self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
             self._reservations.keep(owner, spec, started.record.job_id)
@@ -248,6 +258,7 @@ class LocalWorker(Worker):
     def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
         job = LiveJob(record, progress, self._on_silence)
         self._live[record.job_id] = job
+        self._quotas.add(job)
         job.ended.add_done_callback(lambda _: self._run_task(self._retire_job(job)))
         job.attach(sock)
         return job
@@ -280,6 +291,7 @@ class LocalWorker(Worker):
         finally:
             # Also where the catalogue could not be written: it is only an index.
             self._live.pop(job_id, None)
+            self._quotas.forget(job)
             job.retired.set()
             self._tail.wake(f"{self._instance.jobs_dir}/{job_id}")
             self._retention.wake()
@@ -362,12 +374,12 @@ class LocalWorker(Worker):
 
     async def status(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.status."""
-        record, progress = await self._lookup.look_up(await self._lookup.resolve(job, owner))
-        return status_of(record, progress)
+        job_id = await self._lookup.resolve(job, owner, Verb.STATUS)
+        return status_of(*await self._lookup.look_up(job_id))
 
     async def wait(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.wait."""
-        job_id = await self._lookup.resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner, Verb.STATUS)
         if live := self._live.get(job_id):
             await asyncio.shield(live.ended)
             return live.status
@@ -387,7 +399,7 @@ class LocalWorker(Worker):
             check_grace_ms(grace_ms)
         if signo is not None and not 1 <= signo <= 64:
             raise invalid(f"cannot stop a job with signal {signo}", "give 1 to 64")
-        job_id = await self._lookup.resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner, Verb.STOP)
         if live := self._live.get(job_id):
             if await live.is_reachable(_REACH_S):
                 live.request_stop(by, signo, grace_ms)
@@ -412,7 +424,16 @@ class LocalWorker(Worker):
 
     # -- changes of a running job
 
-    async def update(self, job: str, changes: Limits, *, owner: str | None = None) -> JobStatus:
+    async def update(
+        self,
+        job: str,
+        changes: Limits,
+        *,
+        owner: str | None = None,
+        quota: Quota | None = None,
+        quota_rule: str = "",
+        quota_of: str | None = None,
+    ) -> JobStatus:
         """See Worker.update."""
         if changes == NO_LIMITS:
             raise invalid("cannot update the job: no limit was named", "name one, e.g. --memory")
@@ -421,18 +442,33 @@ class LocalWorker(Worker):
         live = self._live_one(job_id, "update")
         async with live.changing:  # each starts from what the one before has left
             limits = self._policy.at_update(live.status.limits, changes)
-            await self._ask(live, {"op": "update", "limits": encode_limits(limits)})
+            held = quota if live.record.owner == quota_of else None
+            with self._quotas.updating(live, limits, held, quota_rule):
+                await self._ask(live, {"op": "update", "limits": encode_limits(limits)})
         return live.status
+
+    async def share(
+        self,
+        job: str,
+        *,
+        owner: str | None = None,
+        give: Iterable[Share] = (),
+        take: Iterable[str] = (),
+    ) -> JobStatus:
+        """See Worker.share."""
+        job_id = await self._lookup.resolve(job, owner)
+        await self._sharing.change(job_id, give, take)
+        return status_of(*await self._lookup.look_up(job_id))
 
     async def pause(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.pause."""
-        live = self._live_one(await self._lookup.resolve(job, owner), "pause")
+        live = self._live_one(await self._lookup.resolve(job, owner, Verb.PAUSE), "pause")
         await self._ask(live, {"op": "pause"})
         return live.status
 
     async def resume(self, job: str, *, owner: str | None = None) -> JobStatus:
         """See Worker.resume."""
-        live = self._live_one(await self._lookup.resolve(job, owner), "resume")
+        live = self._live_one(await self._lookup.resolve(job, owner, Verb.RESUME), "resume")
         await self._ask(live, {"op": "resume"})
         return live.status
 
@@ -452,7 +488,7 @@ class LocalWorker(Worker):
 
     async def stats(self, job: str, *, owner: str | None = None) -> tuple[Usage, JobStatus]:
         """See Worker.stats."""
-        job_id = await self._lookup.resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner, Verb.STATS)
         tree = self._instance.tree
         group = None if tree.root is None else f"{tree.jobs}/{job_id}"
         for _ in range(_STATS_TRIES):
@@ -473,12 +509,16 @@ class LocalWorker(Worker):
         self, job: str, query: LogQuery = WHOLE_LOG, *, owner: str | None = None
     ) -> AsyncIterator[LogEvent]:
         """See Worker.logs."""
-        job_id = await self._lookup.resolve(job, owner)
+        job_id = await self._lookup.resolve(job, owner, Verb.LOGS)
         live = self._live.get(job_id)
-        record, course = await self._lookup.look_up(job_id)
-        async with contextlib.aclosing(self._logs.read(record, course, live, query)) as events:  # type: ignore[type-var] # it is a generator
-            async for event in events:
-                yield event
+        with self._sharing.reading(job_id, owner) as over:
+            record, course = await self._lookup.look_up(job_id)
+            async with (
+                contextlib.aclosing(self._logs.read(record, course, live, query)) as events,  # type: ignore[type-var] # it is a generator
+                contextlib.aclosing(while_shared(events, record, owner, over)) as given,  # type: ignore[type-var] # as this is
+            ):
+                async for event in given:
+                    yield event
 
     # -- threads and tasks
 

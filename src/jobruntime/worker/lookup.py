@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from ..model.access import Verb
 from ..model.errors import JobError, Reason
 from ..model.record import Progress
 from ..model.state import State
@@ -33,17 +34,27 @@ class Lookup:
         self._live = live
         self._starting = starting
 
-    async def resolve(self, reference: str, owner: str | None) -> str:
-        """Return the id of the job; raises JobError (JOB_NOT_FOUND, JOB_AMBIGUOUS)."""
+    async def resolve(self, reference: str, owner: str | None, verb: Verb | None = None) -> str:
+        """Return the id of the job: the owner's (None: anybody's), or shared with him for `verb`.
+
+        Raises JobError (JOB_NOT_FOUND, JOB_AMBIGUOUS).
+        """
         live = self._live.get(reference)
         if live is not None and owner in (None, live.record.owner):
             return reference
-        return (await self.match(reference, owner)).job_id
+        return (await self.match(reference, owner, verb)).job_id
 
-    async def match(self, reference: str, owner: str | None) -> Match:
+    async def match(self, reference: str, owner: str | None, verb: Verb | None = None) -> Match:
         """Return what the catalogue has of the job; the errors of `resolve`."""
-        found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner))
+        # One way for all: what is another's, what is shared for something else, and what there
+        # is not differ in nothing but the answer to one condition.
+        found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner, verb))
         matches = [match for match in found if match.job_id not in self._starting]
+        if len(matches) == 1 and owner is not None and matches[0].owner != owner:
+            # The record decides: after a crash of the host the index may be older than it.
+            record, _ = await self.look_up(matches[0].job_id)
+            if not is_shared(record, owner, verb):
+                raise not_found(reference)
         if not matches:
             raise not_found(reference)
         if len(matches) > 1:
@@ -80,6 +91,11 @@ class Lookup:
         if record is None or progress is None or progress.state is not State.TERMINATED:
             raise _damaged(job_id, "it is not complete")
         return record, progress
+
+
+def is_shared(record: JobRecord, user: str, verb: Verb | None) -> bool:
+    """Return whether the job is shared with the user for `verb`."""
+    return any(share.user == user and verb in share.verbs for share in record.shares)
 
 
 def not_found(reference: str) -> JobError:

@@ -67,7 +67,7 @@ class Starter:
     async def start(self, spec: JobSpec, limits: Limits, log: LogPolicy, owner: str) -> Started:
         """Start a job for `owner` within these bounds; raises JobError as Worker.start does."""
         job_id, now_ns = str(uuid.uuid4()), time.time_ns()
-        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log)
+        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log, spec.shares)
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:

@@ -26,6 +26,7 @@ from ..model.protocol import (
     STATUS_FILE,
 )
 from ..model.record import Progress, encode_progress, parse_progress
+from ..model.shares import Share, encode_shares, parse_shares
 from ..model.spec import JobSpec, encode_spec, parse_spec
 from ..model.state import State
 from ..model.status import JobStatus
@@ -35,7 +36,7 @@ _SPEC_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """A job as it was ordered: what never changes about it."""
+    """A job as it was ordered: what never changes about it but with whom it is shared."""
 
     job_id: str
     owner: str
@@ -46,6 +47,8 @@ class JobRecord:
     """What was in force at its start: the spec's own with the server's defaults and ceilings."""
     log: LogPolicy = NO_POLICY
     """The same of its log's bounds."""
+    shares: tuple[Share, ...] = ()
+    """With whom it is shared now; the spec's own are what its start asked for."""
 
 
 class JobDirectory:
@@ -131,6 +134,13 @@ class JobDirectory:
         raw = read_json(SPEC_FILE, self.fd)
         return None if raw is None else _parse_record(raw)
 
+    def write_record(self, record: JobRecord) -> None:
+        """Put `record` in the place of what was ordered; on the disk when this returns.
+
+        Only the server writes the order; a keeper has a copy of its own.
+        """
+        replace_json(SPEC_FILE, _encode_record(record), self.fd, sync=True)
+
     def read_outcome(self) -> Progress | None:
         """Return how the job ended, or None; raises ValueError for a damaged file."""
         raw = read_json(OUTCOME_FILE, self.fd)
@@ -168,8 +178,12 @@ class JobDirectory:
 
 
 def encode_order(record: JobRecord) -> bytes:
-    """Return the spec as it is handed to a keeper, with the limits that it is to enforce."""
-    return encode_json(encode_spec(replace(record.spec, limits=record.limits, log=record.log)))
+    """Return the spec as it is handed to a keeper, with the limits that it is to enforce.
+
+    Without the shares: nobody reaches a job through its keeper.
+    """
+    spec = replace(record.spec, limits=record.limits, log=record.log, shares=())
+    return encode_json(encode_spec(spec))
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
@@ -191,6 +205,7 @@ def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
         limits=record.limits if known.limits is None else known.limits,
         log=record.log,
         usage=known.usage,
+        shares=record.shares,
     )
 
 
@@ -204,6 +219,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "spec": encode_spec(record.spec),
         "limits": encode_limits(record.limits),
         "log": encode_log_policy(record.log),
+        "shares": encode_shares(record.shares),
     }
 
 
@@ -222,6 +238,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             str(raw["boot_id"]),
             parse_limits(raw.get("limits", {})),
             parse_log_policy(raw.get("log")),
+            parse_shares(raw.get("shares")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error

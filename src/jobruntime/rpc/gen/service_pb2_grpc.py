@@ -130,7 +130,7 @@ class JobServiceServicer:
 
     def Update(self, request, context):
         """Update changes limits of a running job: those that the request names, and no others. Either
-        all of them hold when it answers, or none was changed.
+        all of them hold when it answers, or none was changed. Or it changes with whom a job is shared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
