@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ..model.errors import JobError, Reason, invalid
+from ..model.io_rates import encode_io_order
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.record import Progress
@@ -28,6 +29,7 @@ from .log_reader import Position
 from .log_streams import LogStreams
 from .logs import Found
 from .lookup import Lookup, not_found
+from .operator_limits import check_cpus, resolve_settings
 from .owners import Owners
 from .policy import LimitPolicy
 from .recovery import Settled, recoverable_ids, settle
@@ -88,9 +90,11 @@ class LocalWorker(Worker):
             self._instance: Instance = open_instance(self._settings)
             stack.callback(self._instance.close)
             tree = self._instance.tree
-            self._policy = LimitPolicy(self._settings, tree.offer)
+            settings = resolve_settings(self._settings)
+            self._policy = LimitPolicy(settings, tree.offer)
             self._policy.check()
-            limit_all_jobs(tree, self._settings.all_limits)
+            limit_all_jobs(tree, settings.all_limits)
+            check_cpus(settings, None if tree.root is None else tree.jobs)
             self._threads = stack.enter_context(Threads())
             self._owners = Owners(self._instance.state_dir, self._instance.uids)
             stack.callback(self._owners.close)
@@ -215,8 +219,9 @@ class LocalWorker(Worker):
                     "stop it, or choose another name",
                 )
             limits = self._policy.at_start(spec.limits)
+            io = self._policy.io_at_start(spec.limits)
             log = self._policy.log_at_start(spec.log)
-            started = await self._starter.start(spec, limits, log, owner)
+            started = await self._starter.start(spec, limits, io, log, owner)
             self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
@@ -421,7 +426,8 @@ class LocalWorker(Worker):
         live = self._live_one(job_id, "update")
         async with live.changing:  # each starts from what the one before has left
             limits = self._policy.at_update(live.status.limits, changes)
-            await self._ask(live, {"op": "update", "limits": encode_limits(limits)})
+            io = encode_io_order(self._policy.io_at_update(changes))
+            await self._ask(live, {"op": "update", "limits": encode_limits(limits), "io": io})
         return live.status
 
     async def pause(self, job: str, *, owner: str | None = None) -> JobStatus:

@@ -17,6 +17,7 @@ from ..linux.files import (
     write_all,
 )
 from ..model.frames import parse_segment_name
+from ..model.io_rates import NO_IO, IoOrder, encode_io_order
 from ..model.limits import NO_LIMITS, Limits, encode_limits, parse_limits
 from ..model.log_policy import NO_POLICY, LogPolicy, encode_log_policy, parse_log_policy
 from ..model.protocol import (
@@ -46,6 +47,8 @@ class JobRecord:
     """What was in force at its start: the spec's own with the server's defaults and ceilings."""
     log: LogPolicy = NO_POLICY
     """The same of its log's bounds."""
+    io: IoOrder = NO_IO
+    """What its keeper makes the I/O rates of, which it then tells; not kept."""
 
 
 class JobDirectory:
@@ -169,7 +172,9 @@ class JobDirectory:
 
 def encode_order(record: JobRecord) -> bytes:
     """Return the spec as it is handed to a keeper, with the limits that it is to enforce."""
-    return encode_json(encode_spec(replace(record.spec, limits=record.limits, log=record.log)))
+    limits = replace(record.limits, io=())
+    spec = encode_spec(replace(record.spec, limits=limits, log=record.log))
+    return encode_json(spec | {"io": encode_io_order(record.io)})
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
