@@ -139,6 +139,26 @@ def test_configured_limits_that_the_host_cannot_hold_are_a_failure(
     assert "--memory" in check["found"]
 
 
+@pytest.mark.parametrize(
+    ("table", "line", "told"),
+    [
+        ("default", 'io_read_bps = ["/no/such/disk:1M"]', "the key limits.default.io_read_bps of "),
+        ("all", 'memory_swap = "64M"', "[limits.all] of the configuration: "),
+    ],
+)
+def test_configured_limits_that_could_never_hold_are_a_failure(
+    instance: Instance, scratch: Path, table: str, line: str, told: str
+) -> None:
+    if table == "all" and "memory" in missing_controllers():
+        pytest.skip("this host has no limits of memory, and says that first")
+    config = instance.directory / "limited.toml"
+    text = instance.config_path.read_text()
+    config.write_text(f"{text}\n[limits.{table}]\n{line}\n")
+    check = examine(scratch, "--config", config, code=1)["configured limits"]
+    assert check["level"] == "failed"
+    assert check["found"].startswith(f"cannot use {told}")
+
+
 def test_without_cgroups_it_says_so_and_tries_what_can_be_tried(
     instance: Instance, scratch: Path
 ) -> None:

@@ -54,7 +54,12 @@ def rates(name: str) -> st.SearchStrategy[int | None]:
     return st.none() | st.integers(1, IO_RATES[name][2]) | st.just(UNLIMITED)
 
 
+def io_limit(path: str, **values: int) -> IoLimit:
+    return IoLimit(path, **values)  # type: ignore[arg-type] # these fields are numbers
+
+
 IO_LIMITS = st.builds(IoLimit, PATHS, **{name: rates(name) for name in IO_RATES})
+RESOLVED = st.builds(replace, IO_LIMITS, device=st.none() | st.sampled_from(["8:0", "259:4"]))
 CPUSETS = st.frozensets(st.integers(0, 99), min_size=1, max_size=9).map(format_cpuset)
 LIMITS = st.builds(
     Limits,
@@ -71,13 +76,30 @@ def test_limits_are_read_back_from_the_disk_as_they_were_written(limits: Limits)
     assert parse_limits(json.loads(json.dumps(encode_limits(limits)))) == limits
 
 
+@given(st.lists(RESOLVED, max_size=3).map(tuple))
+def test_the_disk_of_a_path_is_kept_with_it(io: tuple[IoLimit, ...]) -> None:
+    limits = Limits(io=io)
+    assert parse_limits(json.loads(json.dumps(encode_limits(limits)))) == limits
+
+
 @given(LIMITS)
 def test_limits_come_back_from_the_wire_as_they_went(limits: Limits) -> None:
     wire = limits_to_proto(limits).SerializeToString()
     assert limits_of(pb.Limits.FromString(wire)) == limits
 
 
-@pytest.mark.parametrize("raw", [None, [], "x", {"new": 1}, {"io": [[]]}, {"io": 1}])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None,
+        [],
+        "x",
+        {"new": 1},
+        {"io": [[]]},
+        {"io": 1},
+        {"io": [["/", 1, 1, 1, 1, "8:0 wbps=max"]]},
+    ],
+)
 def test_what_is_no_limits_is_refused(raw: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         parse_limits(raw)
@@ -103,8 +125,8 @@ def test_a_rate_beyond_its_range_is_refused(name: str) -> None:
     flag, _, highest = IO_RATES[name]
     for value in (0, -1, highest + 1):
         with pytest.raises(JobError, match=f"^cannot limit a job to {flag} /x:"):
-            check_limits(Limits(io=(IoLimit("/x", **{name: value}),)))
-    check_limits(Limits(io=(IoLimit("/x", **{name: highest}),)))
+            check_limits(Limits(io=(io_limit("/x", **{name: value}),)))
+    check_limits(Limits(io=(io_limit("/x", **{name: highest}),)))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +181,16 @@ def test_limits_that_contradict_each_other_are_refused(limits: Limits, cause: st
 )
 def test_limits_that_fit_are_taken(limits: Limits) -> None:
     check_together(limits)
+
+
+@pytest.mark.parametrize("high", [MIB, 2 * MIB])
+def test_a_memory_high_that_nobody_asked_for_does_not_refuse_a_smaller_limit_of_memory(
+    high: int,
+) -> None:
+    merged = merge_limits(Limits(memory_high_bytes=high), Limits(memory_bytes=MIB))
+    check_together(merged, Limits(memory_bytes=MIB))
+    with pytest.raises(JobError, match="would never happen"):
+        check_together(merged, Limits(memory_high_bytes=high))
 
 
 @pytest.mark.parametrize(
@@ -245,19 +277,10 @@ def test_a_ceiling_of_cpus_bounds_and_refuses() -> None:
             check_ceiling(Limits(cpuset=more), ceiling)
 
 
-def test_a_ceiling_of_io_bounds_each_rate_of_its_path() -> None:
-    ceiling = Limits(io=(IoLimit("/srv", write_bps=10, read_iops=5),))
-    assert check_ceiling(NO_LIMITS, ceiling).io == ceiling.io
-    asked = Limits(io=(IoLimit("/srv", write_bps=3), IoLimit("/var", read_bps=7)))
-    assert check_ceiling(asked, ceiling).io == (
-        IoLimit("/srv", write_bps=3, read_iops=5),
-        IoLimit("/var", read_bps=7),
-    )
-    for more in (11, UNLIMITED):
-        with pytest.raises(
-            JobError, match=r"--io-write-bps /srv:.*: this server allows at most 10"
-        ):
-            check_ceiling(Limits(io=(IoLimit("/srv", write_bps=more),)), ceiling)
+def test_a_refusal_says_what_was_to_be_done_and_whose_ceiling_it_is() -> None:
+    told = "^cannot update a job to --pids 5: the role dev allows at most 4;"
+    with pytest.raises(JobError, match=told):
+        check_ceiling(Limits(pids=5), Limits(pids=4), what="update a job to", whose="the role dev")
 
 
 def test_a_job_without_a_weight_has_no_more_than_its_ceiling() -> None:
@@ -351,7 +374,7 @@ def test_a_limit_is_lifted_by_a_word_of_its_own(name: str) -> None:
 
 def test_a_rate_and_the_choice_of_cpus_are_lifted_by_the_same_word() -> None:
     assert {parse_rate(name, "/x:max") for name in RATES} == {
-        IoLimit("/x", **{field: UNLIMITED}) for field, _ in RATES.values()
+        io_limit("/x", **{field: UNLIMITED}) for field, _ in RATES.values()
     }
     assert parse_cpus_allowed("max") == ""
     assert parse_cpus_allowed("2,0,1") == "0-2"

@@ -37,8 +37,7 @@ def limits_json(limits: Limits) -> dict[str, object]:
     }
     told["cpuset"] = NO_LIMIT if limits.cpuset == "" else limits.cpuset
     told["io"] = [
-        {field.name: _lifted(getattr(limit, field.name)) for field in fields(IoLimit)}
-        for limit in limits.io
+        {name: _lifted(getattr(limit, name)) for name in ("path", *IO_RATES)} for limit in limits.io
     ]
     return told
 

@@ -72,8 +72,9 @@ class Assignment(NamedTuple):
     paths: Paths
     stopping: Stopping
     program: Program
-    io: tuple[tuple[object, ...], ...]
-    """The I/O limits, as the fields of IoLimit: only the keeper may wait for a path's disk."""
+    io: bytes
+    """What `encode_io` made of the limits where there are I/O rates, else empty: only the keeper
+    may wait for a path's disk."""
     peer_uids: tuple[int, ...]
     log: tuple[object, ...]
     """The log's bounds, as the fields of LogPolicy."""

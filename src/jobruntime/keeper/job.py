@@ -18,7 +18,7 @@ from ..linux.processes import has_execed
 from ..linux.signals import SIGCHLD, set_signal
 from ..linux.usage import read_usage, usage_of_children
 from ..model.frames import Stream
-from ..model.limits import IoLimit
+from ..model.limits import Limits
 from ..model.log_policy import parse_log_policy
 from ..model.protocol import (
     STATUS_FILE,
@@ -34,7 +34,7 @@ from ..model.status import StopRequested
 from ..model.usage import Usage
 from .assignment import Assignment
 from .capture import Capture, LogFullError
-from .limits import apply_io, update_limits
+from .limits import start_io, update_limits
 from .oom import OomBlame
 from .outcome import OutcomeFile
 from .payload import run_payload
@@ -133,6 +133,7 @@ class Keeper:
         self._outcome: Outcome | None = None
         self._started_at_ns = 0
         self._started_ns = 0
+        self._limits: Limits | None = None
         self._later: Progress | None = None
 
     def keep(self) -> None:
@@ -166,8 +167,7 @@ class Keeper:
         # Here and not in the spawner: a path on a dead network file system may hang whoever looks.
         job = self._job
         if job.io and job.paths.cgroup is not None:
-            limits = tuple(IoLimit(*fields) for fields in job.io)  # type: ignore[arg-type] # its own
-            apply_io(job.paths.cgroup, limits, job.program.uid)
+            self._limits = start_io(job.paths.cgroup, job.io, job.program.uid)
 
     def _serve(self, fd: int) -> None:
         if fd in self._pipes:
@@ -188,6 +188,8 @@ class Keeper:
         self._started_at_ns, self._started_ns = time.time_ns(), time.monotonic_ns()
         before, after = self._job.started_record
         record = before + str(self._started_at_ns).encode() + after
+        if self._limits is not None:
+            record = encode_json(encode_progress(self._progress))
         with contextlib.suppress(OSError):
             os.write(files.reply, b'{"started":' + record + b"}")
         with contextlib.suppress(OSError):  # a full disk: it is only needed if this keeper dies
@@ -200,7 +202,9 @@ class Keeper:
     @property
     def _progress(self) -> Progress:
         if self._later is None:
-            self._later = Progress(State.RUNNING, started_at_ns=self._started_at_ns)
+            self._later = Progress(
+                State.RUNNING, started_at_ns=self._started_at_ns, limits=self._limits
+            )
         return self._later
 
     @_progress.setter
@@ -294,11 +298,13 @@ class Keeper:
         if state is not wanted:
             raise StepError(Failure(Step.STATE, 0, state))
 
-    def _update(self, raw: object) -> None:
+    def _update(self, message: dict[str, object]) -> None:
         group = self._job.paths.cgroup
         if self._outcome is not None or group is None:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
-        limits = update_limits(group, raw, self._job.program.uid)
+        present = self._progress.limits
+        rates = () if present is None else present.io
+        limits = update_limits(group, message, rates, self._job.program.uid)
         self._progress = replace(self._progress, limits=limits)
         self._write_status()
 
@@ -399,7 +405,7 @@ class Keeper:
                 case "resume":
                     self._resume()
                 case "update":
-                    self._update(message.get("limits"))
+                    self._update(message)
                 case _:
                     raise StepError(Failure(Step.ORDER, errno.EINVAL))
         except StepError as error:

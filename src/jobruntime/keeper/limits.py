@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..linux.block import DeviceError
-from ..linux.limits import LimitError, Write, apply_writes, io_writes, limit_writes
-from ..model.limits import IoLimit, Limits, parse_limits
+from ..linux.files import encode_json, parse_json
+from ..linux.limits import (
+    LimitError,
+    Write,
+    apply_writes,
+    io_writes,
+    limit_writes,
+    resolve_rates,
+)
+from ..model.io_rates import (
+    NO_IO,
+    AboveCeilingError,
+    IoOrder,
+    check_rates,
+    devices_of,
+    encode_io_order,
+    known_devices,
+    parse_io_order,
+    rates_at_start,
+    replace_rates,
+)
+from ..model.limits import IoLimit, Limits, encode_limits, parse_limits
 from ..model.protocol import Detail, Failure, Step, StepError
 
 
@@ -21,25 +43,64 @@ def apply_limits(group: str, writes: Callable[[], list[Write]]) -> None:
         raise StepError(failure) from error
     except DeviceError as error:
         raise StepError(Failure(Step.DEVICE, error.code, f"{error.path}: {error.cause}")) from error
+    except AboveCeilingError as error:
+        raise StepError(Failure(Step.CEILING, 0, str(error))) from error
 
 
-def apply_io(group: str, limits: tuple[IoLimit, ...], uid: int | None) -> None:
-    """Limit the I/O rates of a job that is about to start; raises StepError."""
-    apply_limits(group, lambda: io_writes(limits, _opener(uid)))
+def encode_io(limits: Limits, order: IoOrder) -> bytes:
+    """Return what `start_io` takes; empty where nothing is said of I/O."""
+    if order == NO_IO:
+        return b""
+    return encode_json({"limits": encode_limits(limits), "io": encode_io_order(order)})
 
 
-def update_limits(group: str, raw: object, uid: int | None) -> Limits:
-    """Bring the group's limits from what they are to those in `raw`, and return these.
+def start_io(group: str, encoded: bytes, uid: int | None) -> Limits:
+    """Limit the I/O rates of a job that is about to start, and return all its limits.
 
-    Raises StepError with none of them changed.
+    Raises StepError.
+    """
+    raw = parse_json(encoded)
+    limits, order = parse_limits(raw["limits"]), parse_io_order(raw["io"])
+    rates: tuple[IoLimit, ...] = ()
+
+    def writes() -> list[Write]:
+        nonlocal rates
+        asked = resolve_rates(order.asked, _opener(uid), known_devices(order))
+        rates = rates_at_start(order, asked)
+        return io_writes(rates)
+
+    apply_limits(group, writes)
+    return replace(limits, io=rates)
+
+
+def update_limits(
+    group: str, message: dict[str, object], present: tuple[IoLimit, ...], uid: int | None
+) -> Limits:
+    """Bring the group's limits to those in the message, and return these.
+
+    Of I/O only those disks are touched that it names, and a path that is known from before, in
+    `present`, is not looked up again. Raises StepError with nothing changed.
     """
     try:
-        limits = parse_limits(raw)
+        limits = parse_limits(message.get("limits"))
+        order = parse_io_order(message.get("io"))
     except (TypeError, ValueError) as error:
-        raise StepError(Failure(Step.ORDER, 22)) from error
+        raise StepError(Failure(Step.ORDER, errno.EINVAL)) from error
     files = os.listdir(group)
-    apply_limits(group, lambda: [*limit_writes(limits, files), *io_writes(limits.io, _opener(uid))])
-    return limits
+    rates = present
+
+    def writes() -> list[Write]:
+        nonlocal rates
+        known = known_devices(order) | devices_of(present)
+        asked = resolve_rates(order.asked, _opener(uid), known)
+        check_rates(asked, order.ceilings)
+        rates = replace_rates(present, asked)
+        touched = {rate.device for rate in asked}
+        named = [rate for rate in rates if rate.device in touched]
+        return [*limit_writes(limits, files), *io_writes(named)]
+
+    apply_limits(group, writes)
+    return replace(limits, io=rates)
 
 
 def _opener(uid: int | None) -> Callable[[str], int]:

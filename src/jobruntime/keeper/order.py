@@ -10,6 +10,7 @@ from typing import Final
 
 from ..linux.files import parse_json, read_whole
 from ..model.errors import JobError
+from ..model.io_rates import IoOrder, parse_io_order
 from ..model.protocol import Failure, Step, StepError
 from ..model.spec import JobSpec, parse_spec
 
@@ -40,6 +41,8 @@ class Order:
 
     job_id: str
     spec: JobSpec
+    io: IoOrder
+    """Its I/O rates, of which the spec has none."""
     uid: int | None
     directory: int
     """The job's directory in the state directory; its lock is held through this descriptor."""
@@ -73,7 +76,9 @@ def read_order(site: Site, message: dict[str, object], directory: int, spec_fd: 
     try:
         if fcntl.fcntl(spec_fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise ValueError("the spec is not sealed")
-        spec = parse_spec(parse_json(read_whole(spec_fd)))
+        raw = parse_json(read_whole(spec_fd))
+        io = parse_io_order(raw.pop("io"))
+        spec = parse_spec(raw)
     except (ValueError, KeyError, TypeError, OSError, JobError) as error:
         raise StepError(Failure(Step.ORDER, 22)) from error
-    return Order(job_id, spec, uid if isinstance(uid, int) else None, directory, site)
+    return Order(job_id, spec, io, uid if isinstance(uid, int) else None, directory, site)

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import astuple
 
 from ..linux import sockets
 from ..linux.files import create_exclusive, encode_json, write_all
@@ -21,7 +20,7 @@ from ..model.protocol import KEEPER_SOCKETS, STATUS_FILE, Failure, Step, StepErr
 from ..model.record import Progress, encode_progress
 from ..model.state import State
 from .assignment import Assignment, Files, Paths, Program, Stopping
-from .limits import apply_limits
+from .limits import apply_limits, encode_io
 from .order import Order
 from .outcome import OutcomeFile
 from .payload import DEFAULT_PATH, program_candidates
@@ -48,7 +47,7 @@ def prepare(order: Order, reply: int) -> Assignment:
         paths=paths,
         stopping=Stopping(spec.stop_signal, spec.grace_ms, spec.timeout_ms),
         program=_program(order, paths.home),
-        io=tuple(astuple(limit) for limit in spec.limits.io),
+        io=encode_io(spec.limits, order.io),
         peer_uids=order.peer_uids,
         log=tuple(encode_log_policy(spec.log)),
         log_reserve_bytes=site.log_reserve_bytes,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ..model.limits import DEFAULT_WEIGHT, IO_RATES, PAGE_BYTES, UNLIMITED, IoLimit, Limits
@@ -83,6 +85,7 @@ def reset_writes(files: Container[str]) -> list[Write]:
         cpu_millis=UNLIMITED,
         cpu_weight=DEFAULT_WEIGHT,
         cpuset="",
+        io_weight=DEFAULT_WEIGHT,
         memory_bytes=UNLIMITED,
         memory_high_bytes=UNLIMITED,
         pids=UNLIMITED,
@@ -92,16 +95,34 @@ def reset_writes(files: Container[str]) -> list[Write]:
     return [write for write in writes if write.file in files]
 
 
-def io_writes(
-    limits: tuple[IoLimit, ...], open_path: Callable[[str], int] = block.open_path
-) -> list[Write]:
-    """Return the writes to io.max, each path followed to its disk.
+_NONE_KNOWN: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def resolve_rates(
+    rates: Iterable[IoLimit],
+    open_path: Callable[[str], int] = block.open_path,
+    known: Mapping[str, str] = _NONE_KNOWN,
+) -> tuple[IoLimit, ...]:
+    """Return the rates, each with its disk; those `known` by their path are not looked up again.
 
     `open_path` opens it as whoever named it may. Raises block.DeviceError where it has no disk.
     """
+    return tuple(
+        replace(
+            rate,
+            device=rate.device or known.get(rate.path) or block.disk_of(rate.path, open_path),
+        )
+        for rate in rates
+    )
+
+
+def io_writes(limits: Iterable[IoLimit]) -> list[Write]:
+    """Return the writes to io.max; each limit has its disk."""
     rates: dict[str, dict[str, str]] = {}
     for limit in limits:
-        line = rates.setdefault(block.disk_of(limit.path, open_path), {})
+        if limit.device is None:
+            raise ValueError(f"nobody has looked for the disk of {limit.path}")
+        line = rates.setdefault(limit.device, {})
         for name, (_, key, _) in IO_RATES.items():
             rate: int | None = getattr(limit, name)
             if rate is not None:
@@ -111,6 +132,20 @@ def io_writes(
         Write("io.max", " ".join([device, *(f"{key}={rate}" for key, rate in line.items())]))
         for device, line in rates.items()
     ]
+
+
+def only_writes(wanted: list[Write], present: str) -> list[Write]:
+    """Return these writes to io.max, with all else lifted that is `present` in it."""
+    lines = {write.value.split()[0]: write.value.split()[1:] for write in wanted}
+    for line in present.splitlines():
+        lines.setdefault(line.split()[0], [])
+    keys = [key for _, key, _ in IO_RATES.values()]
+    writes = []
+    for device, rates in lines.items():
+        given = dict(rate.split("=") for rate in rates)
+        full = " ".join(f"{key}={given.get(key, _MAX)}" for key in keys)
+        writes.append(Write("io.max", f"{device} {full}"))
+    return writes
 
 
 def apply_writes(group: str, writes: list[Write]) -> None:

@@ -52,7 +52,8 @@ def parse_rate(name: str, text: str) -> IoLimit:
     """Return the limit in `PATH:RATE`; raises JobError (INVALID_ARGUMENT)."""
     field, parse = RATES[name]
     path, rate = parse_device_rate(text)
-    limit = IoLimit(path, **{field: UNLIMITED if rate == NO_LIMIT else _finite(parse(rate), rate)})
+    value = UNLIMITED if rate == NO_LIMIT else _finite(parse(rate), rate)
+    limit = IoLimit(path, **{field: value})  # type: ignore[arg-type] # these fields are numbers
     check_limits(Limits(io=(limit,)))
     return limit
 

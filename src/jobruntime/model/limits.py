@@ -6,6 +6,7 @@ is to be none, whatever a default says. Memory is in bytes, as the kernel's file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum, unique
@@ -21,6 +22,9 @@ MAX_BYTES: Final = 1 << 60
 MAX_IO_DEVICES: Final = 64
 DEFAULT_WEIGHT: Final = 100
 """What the kernel gives to a group without a weight of its own."""
+SERVER: Final = "this server"
+"""Whose ceiling it is that the operator sets for all."""
+_DEVICE: Final = re.compile(r"[0-9]{1,9}:[0-9]{1,9}")
 
 
 @unique
@@ -97,6 +101,8 @@ class IoLimit:
     write_bps: int | None = None
     read_iops: int | None = None
     write_iops: int | None = None
+    device: str | None = None
+    """`MAJOR:MINOR` of the disk, once the path was followed to it; never part of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +161,12 @@ def check_limits(limits: Limits) -> None:
     _check_io(limits.io)
 
 
-def check_together(limits: Limits) -> None:
-    """Refuse limits that contradict each other, defaults included; raises JobError."""
+def check_together(limits: Limits, asked: Limits | None = None) -> None:
+    """Refuse limits that contradict each other, defaults included; raises JobError.
+
+    A --memory-high that only a default, a ceiling or an earlier time has set is no contradiction to
+    the --memory that is `asked` for (None: everything in `limits` is): it has no effect.
+    """
     memory, swap, high = limits.memory_bytes, limits.memory_swap_bytes, limits.memory_high_bytes
     if swap is not None and memory in (None, UNLIMITED):
         raise invalid(
@@ -169,8 +179,10 @@ def check_together(limits: Limits) -> None:
             f"--memory alone is {format_size(memory)}",
             "--memory-swap is the total of both: the same as --memory forbids swap",
         )
+    is_asked = asked is None or asked.memory_high_bytes is not None
     if (
-        None not in (high, memory)
+        is_asked
+        and None not in (high, memory)
         and memory != UNLIMITED
         and UNLIMITED > (high or 0) >= (memory or 0)
     ):
@@ -198,15 +210,22 @@ def join_rates(rates: Iterable[IoLimit]) -> tuple[IoLimit, ...]:
     """Return one entry for each path; of a rate that is given twice the last counts."""
     found: dict[str, IoLimit] = {}
     for rate in rates:
-        given = {name: value for name in IO_RATES if (value := getattr(rate, name)) is not None}
+        given = {
+            name: value
+            for name in (*IO_RATES, "device")
+            if (value := getattr(rate, name)) is not None
+        }
         found[rate.path] = replace(found.get(rate.path, IoLimit(rate.path)), **given)
     return tuple(found.values())
 
 
-def check_ceiling(limits: Limits, ceiling: Limits) -> Limits:
+def check_ceiling(
+    limits: Limits, ceiling: Limits, *, what: str = "run a job with", whose: str = SERVER
+) -> Limits:
     """Return `limits`, bounded by the operator's `ceiling` where they say nothing.
 
-    Raises JobError (LIMIT_ABOVE_CEILING) where more is asked for.
+    Not of I/O rates, see io_rates.py. Raises JobError (LIMIT_ABOVE_CEILING) where more is asked
+    for; `what` was to be done, and `whose` ceiling it is.
     """
     bounded: dict[str, int] = {}
     for name, kind in KINDS.items():
@@ -215,51 +234,34 @@ def check_ceiling(limits: Limits, ceiling: Limits) -> Limits:
         if most is None:
             continue
         if asked is not None and asked > most:
-            raise _above(f"{kind.flag} {_shown(kind, asked)}", kind.format(most))
+            shown = f"{what} {kind.flag} {_shown(kind, asked)}"
+            raise above_ceiling(shown, kind.format(most), whose)
         # A job that says nothing has no limit, or the weight 100; of swap it has none.
         if asked is None and name != "memory_swap_bytes":
             bounded[name] = most if kind.may_be_unlimited else min(most, DEFAULT_WEIGHT)
+    asked_cpus, most_cpus = limits.cpuset, ceiling.cpuset
+    if most_cpus and asked_cpus is not None and not _is_within(asked_cpus, most_cpus):
+        raise above_ceiling(f"{what} --cpuset {asked_cpus or 'max'}", most_cpus, whose)
     return replace(
         limits,
-        cpuset=_bounded_cpuset(limits.cpuset, ceiling.cpuset),
-        io=_bounded_io(limits.io, ceiling.io),
+        cpuset=most_cpus if asked_cpus is None else asked_cpus,
         **bounded,  # type: ignore[arg-type] # all of these fields are numbers
     )
 
 
-def _bounded_cpuset(asked: str | None, most: str | None) -> str | None:
-    if not most or asked is None:
-        return asked if asked is not None else most
-    if asked == "" or not parse_cpuset(asked) <= parse_cpuset(most):
-        raise _above(f"--cpuset {asked or 'max'}", most)
-    return asked
-
-
-def _bounded_io(asked: tuple[IoLimit, ...], ceiling: tuple[IoLimit, ...]) -> tuple[IoLimit, ...]:
-    # Two paths on one disk are met where they are resolved: there the stricter rate holds.
-    found = {limit.path: limit for limit in asked}
-    for most in ceiling:
-        own = found.get(most.path, IoLimit(most.path))
-        for name, (flag, _, _) in IO_RATES.items():
-            rate: int | None = getattr(most, name)
-            wanted: int | None = getattr(own, name)
-            if rate is not None and wanted is not None and wanted > rate:
-                shown = "max" if wanted == UNLIMITED else str(wanted)
-                raise _above(f"{flag} {most.path}:{shown}", str(rate))
-            if rate is not None and wanted is None:
-                own = replace(own, **{name: rate})  # type: ignore[arg-type] # these are numbers
-        found[most.path] = own
-    return tuple(found.values())
+def _is_within(cpus: str, most: str) -> bool:
+    return cpus != "" and parse_cpuset(cpus) <= parse_cpuset(most)
 
 
 def _shown(kind: Kind, value: int) -> str:
     return "max" if value == UNLIMITED else kind.format(value)
 
 
-def _above(asked: str, most: str) -> JobError:
+def above_ceiling(what: str, most: str, whose: str = SERVER) -> JobError:
+    """Return the refusal of what is above a ceiling, and whose that is."""
     return JobError(
         Reason.LIMIT_ABOVE_CEILING,
-        f"cannot run a job with {asked}: this server allows at most {most}",
+        f"cannot {what}: {whose} allows at most {most}",
         f"give {most} or less",
     )
 
@@ -272,8 +274,31 @@ def encode_limits(limits: Limits) -> dict[str, object]:
         if field.name != "io" and (value := getattr(limits, field.name)) is not None
     }
     if limits.io:
-        raw["io"] = [[io.path, *(getattr(io, name) for name in IO_RATES)] for io in limits.io]
+        raw["io"] = encode_rates(limits.io)
     return raw
+
+
+def encode_rates(rates: Iterable[IoLimit]) -> list[list[object]]:
+    """Return I/O limits as JSON-ready values; `parse_rates` is the inverse."""
+    return [
+        [
+            rate.path,
+            *(getattr(rate, name) for name in IO_RATES),
+            *(() if rate.device is None else (rate.device,)),  # an older keeper knows of none
+        ]
+        for rate in rates
+    ]
+
+
+def parse_rates(raw: object) -> tuple[IoLimit, ...]:
+    """Return what `encode_rates` wrote; raises ValueError or TypeError for anything else."""
+    if not isinstance(raw, list):
+        raise ValueError("not rates of I/O")
+    rates = tuple(IoLimit(*entry) for entry in raw)
+    for rate in rates:
+        if rate.device is not None and not _DEVICE.fullmatch(rate.device):
+            raise ValueError(f"not a device: {rate.device!r}")
+    return rates
 
 
 def parse_limits(raw: object) -> Limits:
@@ -282,7 +307,7 @@ def parse_limits(raw: object) -> Limits:
         raise ValueError("not limits")
     values = dict(raw)
     if "io" in values:
-        values["io"] = tuple(IoLimit(*entry) for entry in values["io"])
+        values["io"] = parse_rates(values["io"])
     return Limits(**values)
 
 

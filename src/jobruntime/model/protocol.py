@@ -9,7 +9,7 @@
                        {"ended": progress} last; on a later connection {"progress": ...} first
     jobd -> keeper     {"op": "stop", "by", "signo", "grace_ms"}   null: the spec's own
                        {"op": "pause" | "resume", "seq"}
-                       {"op": "update", "limits", "seq"}
+                       {"op": "update", "limits", "io": order of I/O rates, "seq"}
     keeper -> jobd     {"answer": seq, "progress"} or {"answer": seq, "failed": failure}
 
 A keeper outlives the jobd that started it and may meet a newer one, so its messages only ever
@@ -53,6 +53,7 @@ class Step(StrEnum):
     CGROUP = "cgroup"
     LIMIT = "limit"
     DEVICE = "device"
+    CEILING = "ceiling"
     CONTROL = "control"
     FORK = "fork"
     SIGNALS = "signals"

@@ -95,7 +95,7 @@ def _io_limit_of(message: pb.IoLimit) -> IoLimit:
         if rates[name] is not None:
             raise invalid(f"cannot both set and lift the rate {name}", "do one of both")
         rates[name] = UNLIMITED
-    return IoLimit(message.path, **rates)
+    return IoLimit(message.path, **rates)  # type: ignore[arg-type] # these fields are numbers
 
 
 def _io_limit_to_proto(limit: IoLimit) -> pb.IoLimit:

@@ -14,6 +14,7 @@ from typing import Final, Self, TypeVar
 
 from ..model.access import Verb
 from ..model.errors import JobError, Reason, invalid
+from ..model.io_rates import encode_io_order
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.quota import Quota
@@ -31,6 +32,7 @@ from .log_reader import Position
 from .log_streams import LogStreams
 from .logs import Found
 from .lookup import Lookup, not_found
+from .operator_limits import check_cpus, resolve_settings
 from .owners import Owners
 from .policy import LimitPolicy
 from .quotas import Quotas
@@ -93,9 +95,11 @@ class LocalWorker(Worker):
             self._instance: Instance = open_instance(self._settings)
             stack.callback(self._instance.close)
             tree = self._instance.tree
-            self._policy = LimitPolicy(self._settings, tree.offer)
+            settings = resolve_settings(self._settings)
+            self._policy = LimitPolicy(settings, tree.offer)
             self._policy.check()
-            limit_all_jobs(tree, self._settings.all_limits)
+            limit_all_jobs(tree, settings.all_limits)
+            check_cpus(settings, None if tree.root is None else tree.jobs)
             self._threads = stack.enter_context(Threads())
             self._owners = Owners(self._instance.state_dir, self._instance.uids)
             stack.callback(self._owners.close)
@@ -224,9 +228,10 @@ class LocalWorker(Worker):
                     "stop it, or choose another name",
                 )
             limits = self._policy.at_start(spec.limits)
+            io = self._policy.io_at_start(spec.limits)
             log = self._policy.log_at_start(spec.log)
             with self._quotas.starting(owner, limits, log, quota, rule):
-                started = await self._starter.start(spec, limits, log, owner)
+                started = await self._starter.start(spec, limits, io, log, owner)
                 self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
@@ -442,9 +447,10 @@ class LocalWorker(Worker):
         live = self._live_one(job_id, "update")
         async with live.changing:  # each starts from what the one before has left
             limits = self._policy.at_update(live.status.limits, changes)
+            io = encode_io_order(self._policy.io_at_update(changes))
             held = quota if live.record.owner == quota_of else None
             with self._quotas.updating(live, limits, held, quota_rule):
-                await self._ask(live, {"op": "update", "limits": encode_limits(limits)})
+                await self._ask(live, {"op": "update", "limits": encode_limits(limits), "io": io})
         return live.status
 
     async def share(

@@ -43,6 +43,8 @@ def start_error(failure: Failure, spec: JobSpec, limits: Limits) -> JobError:
             )
         case Step.LIMIT | Step.DEVICE:
             return limit_error(failure, "start the job")
+        case Step.CEILING:
+            return _ceiling_error(failure, "run a job with")
         case step:
             where = f" ({failure.path})" if failure.path else ""
             return JobError(
@@ -78,6 +80,11 @@ def limit_error(failure: Failure, what: str) -> JobError:
     )
 
 
+def _ceiling_error(failure: Failure, what: str) -> JobError:
+    remedy = "give that or less; another path on the same disk counts as that disk"
+    return JobError(Reason.LIMIT_ABOVE_CEILING, f"cannot {what} {failure.path}", remedy)
+
+
 def change_error(failure: Failure, what: str) -> JobError:
     """Return the error for a change to a running job that its keeper could not make."""
     match failure.step:
@@ -96,6 +103,8 @@ def change_error(failure: Failure, what: str) -> JobError:
                 f"cannot {what}: its processes could not be frozen: {os.strerror(failure.errno)}",
                 "a process of it may hang in the kernel: try again later",
             )
+        case Step.CEILING:
+            return _ceiling_error(failure, f"{what} to")
         case _:
             return limit_error(failure, what)
 

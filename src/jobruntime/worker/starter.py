@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ..linux import sockets
 from ..linux.files import boot_id, write_all
 from ..model.errors import JobError, Reason
+from ..model.io_rates import IoOrder
 from ..model.limits import Limits
 from ..model.log_policy import LogPolicy
 from ..model.protocol import parse_failure
@@ -64,10 +65,14 @@ class Starter:
         """Ids of the starts under way: in the catalogue perhaps, but not jobs yet. Whoever takes a
         started job over removes its id."""
 
-    async def start(self, spec: JobSpec, limits: Limits, log: LogPolicy, owner: str) -> Started:
+    async def start(
+        self, spec: JobSpec, limits: Limits, io: IoOrder, log: LogPolicy, owner: str
+    ) -> Started:
         """Start a job for `owner` within these bounds; raises JobError as Worker.start does."""
         job_id, now_ns = str(uuid.uuid4()), time.time_ns()
-        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log, spec.shares)
+        record = JobRecord(
+            job_id, owner, spec, now_ns, self._boot_id, limits, log, io, shares=spec.shares
+        )
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:

@@ -17,6 +17,7 @@ from ..linux.files import (
     write_all,
 )
 from ..model.frames import parse_segment_name
+from ..model.io_rates import NO_IO, IoOrder, encode_io_order
 from ..model.limits import NO_LIMITS, Limits, encode_limits, parse_limits
 from ..model.log_policy import NO_POLICY, LogPolicy, encode_log_policy, parse_log_policy
 from ..model.protocol import (
@@ -47,6 +48,8 @@ class JobRecord:
     """What was in force at its start: the spec's own with the server's defaults and ceilings."""
     log: LogPolicy = NO_POLICY
     """The same of its log's bounds."""
+    io: IoOrder = NO_IO
+    """What its keeper makes the I/O rates of, which it then tells; not kept."""
     shares: tuple[Share, ...] = ()
     """With whom it is shared now; the spec's own are what its start asked for."""
 
@@ -182,8 +185,9 @@ def encode_order(record: JobRecord) -> bytes:
 
     Without the shares: nobody reaches a job through its keeper.
     """
-    spec = replace(record.spec, limits=record.limits, log=record.log, shares=())
-    return encode_json(encode_spec(spec))
+    limits = replace(record.limits, io=())
+    spec = encode_spec(replace(record.spec, limits=limits, log=record.log, shares=()))
+    return encode_json(spec | {"io": encode_io_order(record.io)})
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
@@ -238,7 +242,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             str(raw["boot_id"]),
             parse_limits(raw.get("limits", {})),
             parse_log_policy(raw.get("log")),
-            parse_shares(raw.get("shares")),
+            shares=parse_shares(raw.get("shares")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error

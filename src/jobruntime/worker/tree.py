@@ -20,9 +20,17 @@ from typing import Final
 
 from ..linux import cgroup
 from ..linux.controllers import Offer, enable, has_controllers, read_offer, unenforceable
-from ..linux.limits import LimitError, apply_writes, io_writes, limit_writes, reset_writes
+from ..linux.limits import (
+    LimitError,
+    apply_writes,
+    io_writes,
+    limit_writes,
+    only_writes,
+    read_file,
+    reset_writes,
+)
 from ..model.errors import JobError, Reason
-from ..model.limits import NO_LIMITS, Limits
+from ..model.limits import NO_LIMITS, Limits, check_together
 from .scope import Scope, ScopeError, has_systemd, open_scope
 
 _LEAVE_S: Final = 2.0
@@ -177,18 +185,36 @@ def check_enforceable(limits: Limits, offer: Offer, what: str) -> None:
         )
 
 
+def check_all_jobs(limits: Limits, offer: Offer) -> None:
+    """Refuse limits of all jobs together that cannot be; raises JobError."""
+    check_enforceable(limits, offer, "limit all jobs together")
+    try:
+        check_together(limits)
+    except JobError as error:
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot use [limits.all] of the configuration: {error.message}",
+            error.remedy,
+        ) from error
+
+
 def limit_all_jobs(tree: Tree, limits: Limits) -> None:
-    """Hold all jobs together to `limits`, and to nothing else; raises JobError."""
+    """Hold all jobs together to `limits`, and to nothing else; raises JobError.
+
+    Each I/O rate has its disk.
+    """
     if tree.root is None and limits == NO_LIMITS:
         return
-    check_enforceable(limits, tree.offer, "limit all jobs together")
+    check_all_jobs(limits, tree.offer)
     files = tree.offer.files
     # Never as a group: one job that takes too much must not end all of them.
     one_by_one = replace(limits, oom_group=False)
     wanted = {write.file: write for write in limit_writes(one_by_one, files)}
     lifted = [write for write in reset_writes(files) if write.file not in wanted]
     try:
-        apply_writes(tree.jobs, [*lifted, *wanted.values(), *io_writes(limits.io)])
+        present = read_file(tree.jobs, "io.max") if "io.max" in files else ""
+        rates = only_writes(io_writes(limits.io), present)
+        apply_writes(tree.jobs, [*lifted, *wanted.values(), *rates])
     except (LimitError, OSError) as error:
         raise JobError(
             Reason.CONFIG_INVALID,

@@ -54,10 +54,16 @@ class Trial:
         """Hold all jobs of the trial together to `limits`; raises JobError."""
         limit_all_jobs(self.worker.instance.tree, limits)
 
+    @property
+    def jobs_group(self) -> str | None:
+        """The cgroup above the trial's jobs; None: jobs have none here."""
+        tree = self.worker.instance.tree
+        return None if tree.root is None else tree.jobs
+
     def group_of(self, job_id: str) -> str | None:
         """Return the path of a job's cgroup; None: jobs have none here."""
-        tree = self.worker.instance.tree
-        return None if tree.root is None else f"{tree.jobs}/{job_id}"
+        jobs = self.jobs_group
+        return None if jobs is None else f"{jobs}/{job_id}"
 
 
 @contextlib.asynccontextmanager

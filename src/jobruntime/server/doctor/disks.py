@@ -66,7 +66,7 @@ async def _try_rate(rate: _Rate, bench: Bench, name: str) -> Check:
     if not disk.device:
         text = f"not here: {disk.cause} (jobs' directories: {place})"
         return lacking(name, text, _NO_DISK_REMEDY)
-    io = IoLimit(place, **{rate.field: rate.per_second})
+    io = _limit_of(rate, place)
     ended = await bench.run("sh", "-c", _script(rate), limits=Limits(io=(io,)))
     if ended.status.outcome != Exited(0):
         return lacking(
@@ -75,6 +75,10 @@ async def _try_rate(rate: _Rate, bench: Bench, name: str) -> Check:
             "set work_dir to a directory on a file system with direct I/O (O_DIRECT)",
         )
     return _judge_rate(rate, name, ended, disk.device)
+
+
+def _limit_of(rate: _Rate, place: str) -> IoLimit:
+    return IoLimit(place, **{rate.field: rate.per_second})  # type: ignore[arg-type] # a number
 
 
 def _script(rate: _Rate) -> str:
@@ -140,7 +144,7 @@ def _read(usage: Usage) -> int:
 RATES: Final = tuple(
     Canary(
         rate.flag,
-        Limits(io=(IoLimit("/", **{rate.field: rate.per_second}),)),
+        Limits(io=(_limit_of(rate, "/"),)),
         partial(_try_rate, rate),
     )
     for rate in _RATES

@@ -27,8 +27,9 @@ from jobruntime.worker.host import (
     unmapped_uid,
 )
 from jobruntime.worker.instance import lock_holder
+from jobruntime.worker.operator_limits import check_cpus, resolve_settings
 from jobruntime.worker.policy import LimitPolicy
-from jobruntime.worker.tree import check_enforceable
+from jobruntime.worker.tree import check_all_jobs
 from jobruntime.worker.trial import Trial
 
 from .report import Check, failed, failed_with, good, lacking
@@ -56,10 +57,11 @@ def check_instance(config: Config) -> Iterator[Check]:
 
 def check_limits(config: Config, trial: Trial) -> Check:
     """Check that this host can hold jobs to the limits in the configuration."""
-    settings = settings_of(config)
     try:
+        settings = resolve_settings(settings_of(config))
         LimitPolicy(settings, trial.offer).check()
-        check_enforceable(config.all_limits, trial.offer, "limit all jobs together")
+        check_all_jobs(settings.all_limits, trial.offer)
+        check_cpus(settings, trial.jobs_group)
     except JobError as error:
         return failed_with("configured limits", error)
     given = (config.default_limits, config.ceiling, config.all_limits)
