@@ -110,6 +110,7 @@ def format_json(status: pb.JobStatus) -> str:
         "job_id": status.job_id,
         "owner": status.owner,
         "name": status.name or None,
+        "user": status.user or None,
         "labels": dict(sorted(status.labels.items())),
         "argv": [arg.decode("utf-8", "replace") for arg in status.argv],
     }
@@ -147,6 +148,7 @@ def format_wide(status: pb.JobStatus) -> str:
         ("Job", status.job_id),
         ("Name", status.name),
         ("Owner", status.owner),
+        ("User", status.user),
         ("Labels", labels),
         ("Command", command),
         ("Status", format_line(status)),

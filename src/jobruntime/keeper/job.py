@@ -167,7 +167,7 @@ class Keeper:
         job = self._job
         if job.io and job.paths.cgroup is not None:
             limits = tuple(IoLimit(*fields) for fields in job.io)  # type: ignore[arg-type] # its own
-            apply_io(job.paths.cgroup, limits, job.program.uid)
+            apply_io(job.paths.cgroup, limits, job.program)
 
     def _serve(self, fd: int) -> None:
         if fd in self._pipes:
@@ -298,7 +298,7 @@ class Keeper:
         group = self._job.paths.cgroup
         if self._outcome is not None or group is None:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
-        limits = update_limits(group, raw, self._job.program.uid)
+        limits = update_limits(group, raw, self._job.program)
         self._progress = replace(self._progress, limits=limits)
         self._write_status()
 

@@ -9,6 +9,7 @@ from ..linux.block import DeviceError
 from ..linux.limits import LimitError, Write, apply_writes, io_writes, limit_writes
 from ..model.limits import IoLimit, Limits, parse_limits
 from ..model.protocol import Detail, Failure, Step, StepError
+from .assignment import Program
 
 
 def apply_limits(group: str, writes: Callable[[], list[Write]]) -> None:
@@ -23,12 +24,12 @@ def apply_limits(group: str, writes: Callable[[], list[Write]]) -> None:
         raise StepError(Failure(Step.DEVICE, error.code, f"{error.path}: {error.cause}")) from error
 
 
-def apply_io(group: str, limits: tuple[IoLimit, ...], uid: int | None) -> None:
+def apply_io(group: str, limits: tuple[IoLimit, ...], user: Program) -> None:
     """Limit the I/O rates of a job that is about to start; raises StepError."""
-    apply_limits(group, lambda: io_writes(limits, _opener(uid)))
+    apply_limits(group, lambda: io_writes(limits, _opener(user)))
 
 
-def update_limits(group: str, raw: object, uid: int | None) -> Limits:
+def update_limits(group: str, raw: object, user: Program) -> Limits:
     """Bring the group's limits from what they are to those in `raw`, and return these.
 
     Raises StepError with none of them changed.
@@ -38,18 +39,18 @@ def update_limits(group: str, raw: object, uid: int | None) -> Limits:
     except (TypeError, ValueError) as error:
         raise StepError(Failure(Step.ORDER, 22)) from error
     files = os.listdir(group)
-    apply_limits(group, lambda: [*limit_writes(limits, files), *io_writes(limits.io, _opener(uid))])
+    apply_limits(group, lambda: [*limit_writes(limits, files), *io_writes(limits.io, _opener(user))])
     return limits
 
 
-def _opener(uid: int | None) -> Callable[[str], int]:
+def _opener(user: Program) -> Callable[[str], int]:
     """Return what opens a path as the job's own user, who must not learn of others' files by it."""
 
     def open_path(path: str) -> int:
-        if uid is None:
+        if user.uid is None or user.gid is None:
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
-        os.setegid(uid)
-        os.seteuid(uid)
+        os.setegid(user.gid)
+        os.seteuid(user.uid)
         try:
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
         finally:

@@ -47,6 +47,8 @@ class JobStatus:
     """The bounds of its log, the server's defaults included."""
     usage: Usage | None = None
     """The receipt of a job that has ended; None before, and where nobody could write one."""
+    user: str = ""
+    """As whom it runs: an account of the host or a uid; empty where an older version started it."""
 
     def __post_init__(self) -> None:
         if (self.state is State.TERMINATED) != (self.outcome is not None):

@@ -73,6 +73,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         request_id=request.request_id or None,
         limits=limits_of(request.limits),
         log=log_policy_of(request.log),
+        user=request.user or None,
     )
 
 
@@ -96,6 +97,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         request_id=spec.request_id or "",
         limits=limits_to_proto(spec.limits),
         log=log_policy_to_proto(spec.log),
+        user=spec.user or "",
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -171,6 +173,7 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         limits=limits_to_proto(status.limits),
         usage=usage_to_proto(status.usage) if status.usage is not None else None,
         log=log_policy_to_proto(status.log),
+        user=_utf8(status.user),
     )
 
 
@@ -245,7 +248,7 @@ def _timestamp(at_ns: int | None) -> Timestamp | None:
 
 
 def _texts_of(spec: JobSpec) -> list[tuple[str, str]]:
-    texts = [("working directory", spec.working_directory or "")]
+    texts = [("working directory", spec.working_directory or ""), ("user", spec.user or "")]
     for name, value in spec.env:
         texts.append((f"environment variable {name!r}", name + value))
     for key, value in spec.labels:

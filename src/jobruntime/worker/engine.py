@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ..model.errors import JobError, Reason, invalid
+from ..model.grant import NO_GRANT, Grant
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.record import Progress
@@ -43,6 +44,7 @@ from .store import JobRecord, status_of
 from .tail import TailHub
 from .threads import Threads
 from .tree import limit_all_jobs
+from .users import Users
 
 _T = TypeVar("_T")
 _START_S: Final = 10.0
@@ -104,8 +106,10 @@ class LocalWorker(Worker):
             self._logs = LogStreams(jobs_dir, self._tail, self._compile_search)
             self._spawner = Spawner(self._instance)
             stack.callback(self._spawner.close)
+            self._users = Users(self._owners, self._instance.accounts)
             self._starter = Starter(
-                self._instance, self._threads, self._owners, self._catalogue, self._spawner
+                *(self._instance, self._threads, self._users, self._catalogue, self._spawner),
+                self._settings.rlimits,
             )
             starting = self._starter.starting
             places = (self._instance, self._threads, self._catalogue)
@@ -173,8 +177,10 @@ class LocalWorker(Worker):
 
     # -- start
 
-    async def start(self, spec: JobSpec, *, owner: str) -> str:
+    async def start(self, spec: JobSpec, *, owner: str, grant: Grant | None = None) -> str:
         """See Worker.start."""
+        grant = grant or NO_GRANT
+        self._users.check(spec.user, grant)
         if self._closing:
             raise JobError(
                 Reason.SPAWNER_UNAVAILABLE,
@@ -182,7 +188,7 @@ class LocalWorker(Worker):
                 "try again when it is back",
             )
         # A caller that gives up must not leave half a job: the start goes on without him.
-        starting = asyncio.ensure_future(self._start(spec, owner))
+        starting = asyncio.ensure_future(self._start(spec, owner, grant))
         self._starts.add(starting)
         starting.add_done_callback(self._forget_start)
         try:
@@ -200,7 +206,7 @@ class LocalWorker(Worker):
         if not starting.cancelled():
             starting.exception()  # marks it as seen: the caller may be gone
 
-    async def _start(self, spec: JobSpec, owner: str) -> str:
+    async def _start(self, spec: JobSpec, owner: str, grant: Grant) -> str:
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is None:
                 earlier = await self._earlier_job(owner, spec)
@@ -216,7 +222,7 @@ class LocalWorker(Worker):
                 )
             limits = self._policy.at_start(spec.limits)
             log = self._policy.log_at_start(spec.log)
-            started = await self._starter.start(spec, limits, log, owner)
+            started = await self._starter.start(spec, limits, log, owner, grant)
             self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))

@@ -46,6 +46,8 @@ class JobRecord:
     """What was in force at its start: the spec's own with the server's defaults and ceilings."""
     log: LogPolicy = NO_POLICY
     """The same of its log's bounds."""
+    user: str = ""
+    """As whom it runs: an account's name or a uid; empty in what older versions wrote."""
 
 
 class JobDirectory:
@@ -191,6 +193,7 @@ def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
         limits=record.limits if known.limits is None else known.limits,
         log=record.log,
         usage=known.usage,
+        user=record.user,
     )
 
 
@@ -204,6 +207,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "spec": encode_spec(record.spec),
         "limits": encode_limits(record.limits),
         "log": encode_log_policy(record.log),
+        "user": record.user,
     }
 
 
@@ -222,6 +226,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             str(raw["boot_id"]),
             parse_limits(raw.get("limits", {})),
             parse_log_policy(raw.get("log")),
+            user=str(raw.get("user", "")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error
