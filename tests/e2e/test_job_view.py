@@ -80,7 +80,7 @@ def test_jobc_passes_variables_of_its_own_only_when_told(alice: Client) -> None:
 
 def test_a_given_variable_takes_the_place_of_a_default(alice: Client) -> None:
     given = {"PATH": "/nowhere", "HOME": "/", "JOB_ID": "mine", "USER": "me", "LOGNAME": "i"}
-    given["TMPDIR"] = "/var/tmp"  # noqa: S108 - only a name
+    given["TMPDIR"] = "/var/tmp"
     text = output(alice, "/usr/bin/env", env=given)
     assert dict(line.split("=", 1) for line in text.splitlines()) == given
 

@@ -39,7 +39,9 @@ def update_limits(group: str, raw: object, user: Program) -> Limits:
     except (TypeError, ValueError) as error:
         raise StepError(Failure(Step.ORDER, 22)) from error
     files = os.listdir(group)
-    apply_limits(group, lambda: [*limit_writes(limits, files), *io_writes(limits.io, _opener(user))])
+    apply_limits(
+        group, lambda: [*limit_writes(limits, files), *io_writes(limits.io, _opener(user))]
+    )
     return limits
 
 

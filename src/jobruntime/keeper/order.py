@@ -12,8 +12,8 @@ from typing import Final
 
 from ..linux.files import parse_json, read_whole
 from ..model.errors import JobError
-from ..model.rlimits import check_rlimit
 from ..model.protocol import Failure, Step, StepError
+from ..model.rlimits import check_rlimit
 from ..model.spec import JobSpec, parse_spec
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

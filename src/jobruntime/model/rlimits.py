@@ -1,4 +1,4 @@
-"""Resource limits (setrlimit(2)) that the operator gives to jobs; their callers cannot ask for any."""
+"""Resource limits (setrlimit(2)) that the operator gives to jobs; no caller can ask for any."""
 
 from __future__ import annotations
 

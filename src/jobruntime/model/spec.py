@@ -71,7 +71,7 @@ class JobSpec:
         if self.user is not None and not _USER.fullmatch(self.user):
             raise invalid(
                 f"cannot start a job as user {self.user[:64]!r}",
-                "name an account of the server's host: 1 to 64 characters without blank, ':' or '/'",
+                "name an account of the server's host: 1 to 64 characters, no blank, ':' or '/'",
             )
         if self.request_id is not None and not _is_request_id(self.request_id):
             raise invalid(

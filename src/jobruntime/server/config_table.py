@@ -61,7 +61,9 @@ class Table:
         """Return a list of strings."""
         value = self._values[key] if self.has(key) else []
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self.bad(key, "it is not a list of strings", f'write it as {key} = ["one", "two"]')
+            raise self.bad(
+                key, "it is not a list of strings", f'write it as {key} = ["one", "two"]'
+            )
         return tuple(value)
 
     def entries(self) -> Mapping[str, object]:

@@ -492,6 +492,7 @@ class LocalWorker(Worker):
         task = asyncio.ensure_future(_reporting(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled at once, it has never begun
 
 
 async def _reporting(work: Coroutine[None, None, None]) -> None:

@@ -30,8 +30,8 @@ class Settings:
     worker's own user, which as root means as root."""
     uid_count: int = 65536
     accounts: tuple[str, ...] = ()
-    """Accounts of the host as which jobs may run where that is granted; needs `uid_first`. Root only
-    where it is named here."""
+    """Accounts of the host as which jobs may run where that is granted; needs `uid_first`. Root
+    only where it is named here."""
     rlimits: Rlimits = field(default_factory=lambda: DEFAULT_RLIMITS)
     """Resource limits of every job; what a grant says comes before them."""
     default_limits: Limits = NO_LIMITS

@@ -94,9 +94,7 @@ class Starter:
         if user is None:
             user = await self._threads.in_index(lambda: self._users.user_of(owner))
         job_id, now_ns = str(uuid.uuid4()), time.time_ns()
-        record = JobRecord(
-            job_id, owner, spec, now_ns, self._boot_id, limits, log, user=user.name
-        )
+        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log, user=user.name)
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:

@@ -34,7 +34,9 @@ def find_accounts(names: Iterable[str], uids: range) -> Mapping[str, tuple[int, 
 
 
 def _refused(name: str, cause: str, remedy: str) -> JobError:
-    leave = f"take it out of `accounts` in [jobs] of the configuration{f', or {remedy}' * bool(remedy)}"
+    leave = (
+        f"take it out of `accounts` in [jobs] of the configuration{f', or {remedy}' * bool(remedy)}"
+    )
     return JobError(Reason.CONFIG_INVALID, f"cannot run jobs as {name!r}: {cause}", leave)
 
 
