@@ -389,16 +389,62 @@ def test_a_job_shares_no_keys_with_whoever_started_the_server(field_: Field, pla
     assert told == {"find_key": "ENOKEY"}
 
 
-def test_a_job_has_no_capability_in_any_set_and_no_group_of_others(
-    field_: Field, alice: Client
-) -> None:
+def fields_of(text: str) -> dict[str, list[str]]:
+    """Return the fields of /proc/PID/status that are asked for here."""
+    return {name: value.split() for name, value in re.findall(r"(\w+):(.*)", text)}
+
+
+def capabilities_in(text: str) -> dict[str, int]:
+    """Return the sets of capabilities in /proc/PID/status that are not empty."""
+    sets = {name: value for name, value in fields_of(text).items() if name.startswith("Cap")}
+    assert len(sets) == 5
+    return {name: found for name, (word,) in sets.items() if (found := int(word, 16))}
+
+
+def test_a_job_has_no_capability_in_any_set_and_no_group_of_others(alice: Client) -> None:
     with alice.api() as api:
         text = api.logs(api.start("cat", "/proc/self/status")).stdout.decode()
         user = api.status(api.start("true")).user
-    fields = {name: value.split() for name, value in re.findall(r"(\w+):(.*)", text)}
 
-    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-        assert int(fields[name][0], 16) == 0, name
+    assert capabilities_in(text) == {}
+    fields = fields_of(text)
     assert fields["Uid"] == fields["Gid"] == [user] * 4
     assert fields["Groups"] == []
     assert fields["NoNewPrivs"] == ["1"]
+
+
+def test_a_server_that_was_started_with_inheritable_capabilities_hands_none_on(
+    place: Path,
+) -> None:
+    wrap = ("setpriv", "--inh-caps", "+chown", "--ambient-caps", "+chown")
+    look = ("cat", "/proc/self/status")
+    outside = subprocess.run([*wrap, *look], capture_output=True, check=True).stdout.decode()
+    assert {"CapInh", "CapAmb"} < capabilities_in(outside).keys()
+
+    with (
+        Instance(place / "inheriting", wrap=wrap) as instance,
+        instance.issue("alice", "user").api() as api,
+    ):
+        text = api.logs(api.start(*look)).stdout.decode()
+
+    assert capabilities_in(text) == {}
+
+
+def test_a_user_that_no_policy_grants_is_refused_and_the_own_one_is_told(alice: Client) -> None:
+    for user in ("root", "daemon", "no-such-account"):
+        done = alice.run("start", "--user", user, "id")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.decode() == (
+            f"jobc: cannot start the job as user {user!r}: no rule of the policy allows it; "
+            "leave --user out, or have the operator allow it\n"
+        )
+    with alice.api() as api:
+        refusal = api.refused(lambda: api.start("id", user="root"))
+        malformed = api.refused(lambda: api.start("id", user="../root"))
+    assert (refusal.code.name, refusal.reason) == ("PERMISSION_DENIED", "PERMISSION_DENIED")
+    assert (malformed.code.name, malformed.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+
+    job = alice.start("id", "-u")
+    uid = alice.logs_raw(job)[0].decode().strip()
+    assert alice.status_json(job)["user"] == uid
+    assert f"User:    {uid}\n" in alice.output("status", "-o", "wide", job).decode()

@@ -182,6 +182,8 @@ def _announce(config: Config, port: int, worker: LocalWorker) -> None:
             "who trust each other, or run jobd as root",
             os.geteuid(),
         )
+        if config.users.accounts:
+            _logger.warning("without root no job can run as %s", ", ".join(config.users.accounts))
     host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
     _logger.info("serving on %s:%d; %d jobs running", host, port, len(worker.running))
 
