@@ -56,6 +56,14 @@ def ask(stub: JobServiceStub, request: Message, *, deadline_s: float = DEADLINE_
             return _answer(lambda: stub.Status.with_call(request, timeout=deadline_s))
         case pb.RemoveRequest():
             return _answer(lambda: stub.Remove.with_call(request, timeout=deadline_s))
+        case pb.UpdateRequest():
+            return _answer(lambda: stub.Update.with_call(request, timeout=deadline_s))
+        case pb.PauseRequest():
+            return _answer(lambda: stub.Pause.with_call(request, timeout=deadline_s))
+        case pb.ResumeRequest():
+            return _answer(lambda: stub.Resume.with_call(request, timeout=deadline_s))
+        case pb.StatsRequest():
+            return _answer_of_stream(lambda: stub.Stats(request, timeout=deadline_s))
         case pb.PruneRequest():
             return _answer(lambda: stub.Prune.with_call(request, timeout=deadline_s))
         case pb.LogsRequest():

@@ -60,10 +60,12 @@ def test_a_job_has_the_environment_that_was_asked_for_and_nothing_of_the_servers
     with alice.api() as api:
         job = api.start("env", env={"LEVEL": "3", "EMPTY": "", "WORDS": "a b=c\nd"})
         stdout = api.logs(job).stdout.decode()
+        status = api.status(job)
     home = f"{alice.instance.work_dir}/{job}"
     assert sorted(stdout.splitlines()) == sorted(
         [
-            *(f"PATH={DEFAULT_PATH}", f"HOME={home}", f"JOB_ID={job}"),
+            *(f"PATH={DEFAULT_PATH}", f"HOME={home}", f"TMPDIR={home}", f"JOB_ID={job}"),
+            *(f"USER={status.user}", f"LOGNAME={status.user}"),
             *("LEVEL=3", "EMPTY=", "WORDS=a b=c", "d"),
         ]
     )
@@ -72,13 +74,15 @@ def test_a_job_has_the_environment_that_was_asked_for_and_nothing_of_the_servers
 def test_jobc_passes_variables_of_its_own_only_when_told(alice: Client) -> None:
     job = alice.start("-e", "LANG", "--env", "A=1", "-e", "A=2", "-e", "NOT_SET_HERE", "env")
     names = dict(line.split("=", 1) for line in alice.logs_raw(job)[0].decode().splitlines())
-    assert set(names) == {"PATH", "HOME", "JOB_ID", "LANG", "A"}
+    assert set(names) == {*("PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "JOB_ID"), "LANG", "A"}
     assert (names["LANG"], names["A"]) == (alice.env["LANG"], "2")
 
 
 def test_a_given_variable_takes_the_place_of_a_default(alice: Client) -> None:
-    text = output(alice, "/usr/bin/env", env={"PATH": "/nowhere", "HOME": "/", "JOB_ID": "mine"})
-    assert sorted(text.splitlines()) == ["HOME=/", "JOB_ID=mine", "PATH=/nowhere"]
+    given = {"PATH": "/nowhere", "HOME": "/", "JOB_ID": "mine", "USER": "me", "LOGNAME": "i"}
+    given["TMPDIR"] = "/var/tmp"
+    text = output(alice, "/usr/bin/env", env=given)
+    assert dict(line.split("=", 1) for line in text.splitlines()) == given
 
 
 def view(api: Api) -> dict[str, str]:
@@ -207,6 +211,9 @@ def test_arguments_up_to_the_kernels_limit_are_taken_and_more_are_refused(
     job_env = {
         "PATH": DEFAULT_PATH,
         "HOME": f"{instance.work_dir}/{'0' * 36}",
+        "TMPDIR": f"{instance.work_dir}/{'0' * 36}",
+        "USER": "1234567890",
+        "LOGNAME": "1234567890",
         "JOB_ID": "0" * 36,
     }
     program = "/bin/echo"

@@ -117,7 +117,8 @@ def test_prune_takes_what_fits_all_that_was_asked_for(
         assert set(jobs) < instance.job_ids()
         done = hers.prune(keep=1)
         assert list(done.job_ids) == jobs[:3]
-        assert done.freed_bytes == would.freed_bytes
+        # What is told before is without the jobs' own directories, which are empty here.
+        assert 0 <= done.freed_bytes - would.freed_bytes <= 3 * 8192
         assert 1_500_000 < done.freed_bytes < 1_700_000
         assert instance.job_ids() == {jobs[3], running, theirs}
 

@@ -78,6 +78,13 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
             help="working directory, absolute, on the server (default: a directory of its own)",
         ),
         add(
+            "--user",
+            default="",
+            metavar="NAME",
+            help="the account of the server's host to run as, where its policy allows that "
+            "(default: a user that is yours alone)",
+        ),
+        add(
             "--timeout",
             type=positive_duration_ms,
             metavar="DURATION",
@@ -147,6 +154,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
             working_directory=exact(args.workdir) or None,
             labels=tuple(dict(args.label).items()),
             name=exact(args.name) or None,
+            user=exact(args.user) or None,
             grace_ms=DEFAULT_GRACE_MS if args.grace is None else args.grace,
             timeout_ms=args.timeout,
             request_id=args.request_id or os.urandom(16).hex(),

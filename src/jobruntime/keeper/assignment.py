@@ -41,7 +41,10 @@ class Program(NamedTuple):
     environment: dict[bytes, bytes]
     working_directory: bytes
     uid: int | None
-    """Also the gid; None: stay who the spawner is."""
+    """None: stay who the spawner is."""
+    gid: int | None = None
+    rlimits: tuple[tuple[str, int, int, int], ...] = ()
+    """Names, and the arguments of setrlimit(2): which, soft, hard."""
 
 
 class Files(NamedTuple):

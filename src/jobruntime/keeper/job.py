@@ -167,7 +167,7 @@ class Keeper:
         # Here and not in the spawner: a path on a dead network file system may hang whoever looks.
         job = self._job
         if job.io and job.paths.cgroup is not None:
-            self._limits = start_io(job.paths.cgroup, job.io, job.program.uid)
+            self._limits = start_io(job.paths.cgroup, job.io, job.program)
 
     def _serve(self, fd: int) -> None:
         if fd in self._pipes:
@@ -304,7 +304,7 @@ class Keeper:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
         present = self._progress.limits
         rates = () if present is None else present.io
-        limits = update_limits(group, message, rates, self._job.program.uid)
+        limits = update_limits(group, message, rates, self._job.program)
         self._progress = replace(self._progress, limits=limits)
         self._write_status()
 

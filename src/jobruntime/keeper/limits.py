@@ -31,6 +31,7 @@ from ..model.io_rates import (
 )
 from ..model.limits import IoLimit, Limits, encode_limits, parse_limits
 from ..model.protocol import Detail, Failure, Step, StepError
+from .assignment import Program
 
 
 def apply_limits(group: str, writes: Callable[[], list[Write]]) -> None:
@@ -54,7 +55,7 @@ def encode_io(limits: Limits, order: IoOrder) -> bytes:
     return encode_json({"limits": encode_limits(limits), "io": encode_io_order(order)})
 
 
-def start_io(group: str, encoded: bytes, uid: int | None) -> Limits:
+def start_io(group: str, encoded: bytes, user: Program) -> Limits:
     """Limit the I/O rates of a job that is about to start, and return all its limits.
 
     Raises StepError.
@@ -65,7 +66,7 @@ def start_io(group: str, encoded: bytes, uid: int | None) -> Limits:
 
     def writes() -> list[Write]:
         nonlocal rates
-        asked = resolve_rates(order.asked, _opener(uid), known_devices(order))
+        asked = resolve_rates(order.asked, _opener(user), known_devices(order))
         rates = rates_at_start(order, asked)
         return io_writes(rates)
 
@@ -74,7 +75,7 @@ def start_io(group: str, encoded: bytes, uid: int | None) -> Limits:
 
 
 def update_limits(
-    group: str, message: dict[str, object], present: tuple[IoLimit, ...], uid: int | None
+    group: str, message: dict[str, object], present: tuple[IoLimit, ...], user: Program
 ) -> Limits:
     """Bring the group's limits to those in the message, and return these.
 
@@ -92,7 +93,7 @@ def update_limits(
     def writes() -> list[Write]:
         nonlocal rates
         known = known_devices(order) | devices_of(present)
-        asked = resolve_rates(order.asked, _opener(uid), known)
+        asked = resolve_rates(order.asked, _opener(user), known)
         check_rates(asked, order.ceilings)
         rates = replace_rates(present, asked)
         touched = {rate.device for rate in asked}
@@ -103,14 +104,14 @@ def update_limits(
     return replace(limits, io=rates)
 
 
-def _opener(uid: int | None) -> Callable[[str], int]:
+def _opener(user: Program) -> Callable[[str], int]:
     """Return what opens a path as the job's own user, who must not learn of others' files by it."""
 
     def open_path(path: str) -> int:
-        if uid is None:
+        if user.uid is None or user.gid is None:
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
-        os.setegid(uid)
-        os.seteuid(uid)
+        os.setegid(user.gid)
+        os.seteuid(user.uid)
         try:
             return os.open(path, os.O_PATH | os.O_CLOEXEC)
         finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import resource
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +14,7 @@ from ..linux.files import parse_json, read_whole
 from ..model.errors import JobError
 from ..model.io_rates import IoOrder, parse_io_order
 from ..model.protocol import Failure, Step, StepError
+from ..model.rlimits import check_rlimit
 from ..model.spec import JobSpec, parse_spec
 
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -33,6 +36,8 @@ class Site:
     """Free room on the disk that logs leave to others."""
     uids: range
     """The uids (and gids of the same number) that jobs may be given; empty: the spawner's own."""
+    accounts: frozenset[tuple[int, int]] = frozenset()
+    """Pairs of uid and gid that jobs may be given beside these; no order can add one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ class Order:
     io: IoOrder
     """Its I/O rates, of which the spec has none."""
     uid: int | None
+    gid: int | None
+    user: str
+    """The user's name in the job's environment, and nothing else."""
+    rlimits: tuple[tuple[str, int, int, int], ...]
+    """Names, and the arguments of setrlimit(2): which, soft, hard."""
     directory: int
     """The job's directory in the state directory; its lock is held through this descriptor."""
     site: Site
@@ -67,13 +77,9 @@ def read_order(site: Site, message: dict[str, object], directory: int, spec_fd: 
     The spec comes in a sealed memfd, so that what was checked is what is run.
     """
     job_id = checked_job_id(message.get("id"))
-    uid = message.get("uid")
-    if site.uids:
-        if not isinstance(uid, int) or uid not in site.uids:
-            raise StepError(Failure(Step.USER, 1, str(uid)))
-    elif uid is not None:
-        raise StepError(Failure(Step.USER, 1, str(uid)))
+    uid, gid = _checked_user(site, message.get("uid"), message.get("gid"))
     try:
+        user, rlimits = _name(message.get("user")), _rlimits(message.get("rlimits"))
         if fcntl.fcntl(spec_fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise ValueError("the spec is not sealed")
         raw = parse_json(read_whole(spec_fd))
@@ -81,4 +87,32 @@ def read_order(site: Site, message: dict[str, object], directory: int, spec_fd: 
         spec = parse_spec(raw)
     except (ValueError, KeyError, TypeError, OSError, JobError) as error:
         raise StepError(Failure(Step.ORDER, 22)) from error
-    return Order(job_id, spec, io, uid if isinstance(uid, int) else None, directory, site)
+    return Order(job_id, spec, io, uid, gid, user, rlimits, directory, site)
+
+
+def _checked_user(site: Site, uid: object, gid: object) -> tuple[int | None, int | None]:
+    """Return the user if this site's jobs may run as him; whatever jobd says, no other is taken."""
+    if type(uid) is int and type(gid) is int and site.uids:
+        is_an_owners = uid in site.uids and gid == uid
+        is_the_servers = uid == site.peer_uid and uid != 0
+        if is_an_owners or ((uid, gid) in site.accounts and not is_the_servers):
+            return uid, gid
+    elif uid is None and gid is None and not site.uids:
+        return None, None
+    raise StepError(Failure(Step.USER, errno.EPERM, f"{uid}:{gid}"[:64]))
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value or len(value) > 256:
+        raise ValueError("not a user's name")
+    return value
+
+
+def _rlimits(value: object) -> tuple[tuple[str, int, int, int], ...]:
+    if not isinstance(value, list):
+        raise TypeError("not a list of resource limits")
+    found = []
+    for name, soft, hard in value:
+        check_rlimit(name, soft, hard)
+        found.append((name, int(getattr(resource, f"RLIMIT_{name.upper()}")), soft, hard))
+    return tuple(found)

@@ -9,12 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import stat
 from typing import Final, NoReturn
 
 from ..linux.files import encode_json, write_all
 from ..linux.libc import set_parent_death_signal
+from ..linux.privileges import (
+    drop_bounding_set,
+    drop_capabilities,
+    join_new_session_keyring,
+)
 from ..linux.signals import SIG_DFL, SIGCHLD, SIGINT, SIGPIPE, SIGXFSZ, set_signal
 from ..model.protocol import Detail, Failure, Step, encode_failure
 from .assignment import Files, Program
@@ -61,10 +67,13 @@ def _prepare(program: Program, files: Files, keeper_pid: int, course: _Course) -
     os.setsid()
     course.step = "stdio"
     procs = _arrange_descriptors(files, course)
-    course.step = "user"
-    if program.uid is not None:
-        os.setresgid(program.uid, program.uid, program.uid)
-        os.setresuid(program.uid, program.uid, program.uid)
+    course.step = "rlimits"
+    for name, which, soft, hard in program.rlimits:
+        course.path = name.encode()
+        resource.setrlimit(which, (soft, hard))
+    course.path = b""
+    if program.uid is not None and program.gid is not None:
+        _become(program.uid, program.gid, course)
     course.step = "privileges"
     if procs is None:
         # Without a group nobody could find this process again once its keeper is gone. After the
@@ -79,6 +88,19 @@ def _prepare(program: Program, files: Files, keeper_pid: int, course: _Course) -
     if procs is not None:
         # Last before exec: pages dirtied after this are charged to the job's memory.max.
         os.write(procs, b"0")
+
+
+def _become(uid: int, gid: int, course: _Course) -> None:
+    # Whatever is the user: also root, where the operator allows it, has no capability. The spawner
+    # has emptied the ambient set and the list of groups, and forbidden new privileges.
+    course.step = "privileges"
+    join_new_session_keyring()  # counted for root: an owner's jobs may be more than his 200 keys
+    drop_bounding_set()
+    course.step = "user"
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    course.step = "privileges"
+    drop_capabilities()
 
 
 def _arrange_descriptors(files: Files, course: _Course) -> int | None:

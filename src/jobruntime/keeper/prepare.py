@@ -59,16 +59,19 @@ def prepare(order: Order, reply: int) -> Assignment:
 def discard(job: Assignment) -> None:
     """Undo `prepare`: the job never ran and none of its processes is left."""
     release(job)
+    _remove_home(job.paths.home)
     OutcomeFile(job.files.directory, job.files.outcome).discard()
     for name in (_FIRST_SEGMENT, STATUS_FILE):
         os.unlink(name, dir_fd=job.files.directory)
 
 
 def release(job: Assignment) -> None:
-    """Give back what the job held outside its directory, once nothing of it lives."""
+    """Give back what the job held outside its record, once nothing of it lives.
+
+    Its own directory stays with the record, and is removed with it.
+    """
     if job.paths.cgroup is not None:
         CgroupTracker(job.paths.cgroup).remove()
-    _remove_home(job.paths.home)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(job.paths.control)
 
@@ -89,7 +92,7 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
         log = _create(order, _FIRST_SEGMENT, undo)
         write_all(log, _first_header(order.spec.log))
     with _step(Step.HOME, order.site.work_dir):
-        _make_home(paths.home, order.uid)
+        _make_home(paths.home, order)
         undo.callback(_remove_home, paths.home)
     group = (-1, -1, -1)
     if paths.cgroup is not None:
@@ -103,7 +106,7 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
         undo.callback(os.unlink, paths.control)
         undo.callback(control.close)
     with _step(Step.STDIO):
-        ends = [*_make_output(order.uid, undo), *_make_output(order.uid, undo)]
+        ends = [*_make_output(order, undo), *_make_output(order, undo)]
         ends += _make_pipe(undo)
     return Files(
         reply=reply,
@@ -143,18 +146,18 @@ def _first_header(policy: LogPolicy) -> bytes:
     return encode_block_header(BlockHeader(block_bytes_for(policy.max_bytes), 0))
 
 
-def _make_home(home: str, uid: int | None) -> None:
+def _make_home(home: str, order: Order) -> None:
     os.mkdir(home, 0o700)
-    if uid is not None:
+    if order.uid is not None and order.gid is not None:
         try:
-            os.chown(home, uid, uid)
+            os.chown(home, order.uid, order.gid)
         except OSError:
             os.rmdir(home)
             raise
 
 
 def _remove_home(home: str) -> None:
-    with contextlib.suppress(OSError):  # not empty: it stays with the job's record
+    with contextlib.suppress(OSError):  # the job never ran: it is empty
         os.rmdir(home)
 
 
@@ -174,12 +177,12 @@ def _make_group(path: str, undo: contextlib.ExitStack) -> tuple[int, int, int]:
     return procs, events, memory_events
 
 
-def _make_output(uid: int | None, undo: contextlib.ExitStack) -> tuple[int, int]:
+def _make_output(order: Order, undo: contextlib.ExitStack) -> tuple[int, int]:
     reader, writer = _make_pipe(undo)
     # So that the job may open /dev/stdout. Then it may also read what it wrote, before the keeper
     # does, which must not block the keeper.
-    if uid is not None:
-        os.fchown(writer, uid, uid)
+    if order.uid is not None and order.gid is not None:
+        os.fchown(writer, order.uid, order.gid)
     os.set_blocking(reader, False)
     return reader, writer
 
@@ -193,7 +196,8 @@ def _make_pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
 
 def _program(order: Order, home: str) -> Program:
     spec = order.spec
-    default = {"PATH": DEFAULT_PATH, "HOME": home, "JOB_ID": order.job_id}
+    default = {"PATH": DEFAULT_PATH, "HOME": home, "TMPDIR": home, "JOB_ID": order.job_id}
+    default |= {"USER": order.user, "LOGNAME": order.user}
     environment = default | dict(spec.env)
     return Program(
         candidates=program_candidates(spec.argv[0], environment["PATH"]),
@@ -201,6 +205,8 @@ def _program(order: Order, home: str) -> Program:
         environment={os.fsencode(k): os.fsencode(v) for k, v in environment.items()},
         working_directory=os.fsencode(spec.working_directory or home),
         uid=order.uid,
+        gid=order.gid,
+        rlimits=order.rlimits,
     )
 
 

@@ -24,6 +24,7 @@ from typing import Final
 from .. import __version__
 from ..linux import cgroup, sockets
 from ..linux.libc import reset_internal_signals, set_no_new_privileges
+from ..linux.privileges import clear_ambient_capabilities, forbid_inspection
 from ..linux.processes import set_process_name
 from ..model.protocol import SPAWNER_SOCKET, Failure, Step, StepError, greeting
 from .order import Site, checked_job_id, read_order
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
         peer_uid=arguments.peer_uid,
         log_reserve_bytes=arguments.log_reserve_bytes,
         uids=range(arguments.uid_first, arguments.uid_first + arguments.uid_count),
+        accounts=frozenset(map(_pair, filter(None, arguments.accounts.split(",")))),
     )
     lock = os.open(
         f"{site.runtime_dir}/spawner.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
@@ -74,8 +76,10 @@ def _settle_in() -> None:
     os.umask(0o077)
     set_process_name("jobd-spawner")
     set_no_new_privileges()
+    clear_ambient_capabilities()
     if os.geteuid() == 0:
         os.setgroups([])
+        forbid_inspection()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = _SOFT_NOFILE if hard == resource.RLIM_INFINITY else min(_SOFT_NOFILE, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -106,7 +110,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--log-reserve-bytes", type=int, default=0)
     parser.add_argument("--uid-first", type=int, default=0)
     parser.add_argument("--uid-count", type=int, default=0)
+    parser.add_argument("--accounts", default="")
     return parser.parse_args(argv)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    uid, _, gid = text.partition(":")
+    return int(uid), int(gid)
 
 
 class _Spawner:

@@ -1,6 +1,7 @@
 """What jobd, spawner and keepers say to each other. Messages are JSON, one per datagram.
 
-    jobd -> spawner    {"op": "start", "id", "uid", "gid"}   fds: reply socket, job directory, spec
+    jobd -> spawner    {"op": "start", "id", "uid", "gid", "user", "rlimits"}
+                                                             fds: reply socket, job directory, spec
                        {"op": "sweep", "id"}                 fds: reply socket
                        {"op": "kill", "id"}                  fds: reply socket
                        {"op": "retire"}
@@ -59,6 +60,7 @@ class Step(StrEnum):
     SIGNALS = "signals"
     SESSION = "session"
     STDIO = "stdio"
+    RLIMITS = "rlimits"
     USER = "user"
     PRIVILEGES = "privileges"
     HOME = "home"

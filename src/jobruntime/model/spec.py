@@ -29,6 +29,7 @@ MAX_LABELS: Final = 64
 MAX_LABEL_CHARS: Final = 256
 MAX_REQUEST_ID_CHARS: Final = 128
 
+_USER = re.compile(r"[^\s:/\x00-\x20\x7f]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
@@ -52,6 +53,8 @@ class JobSpec:
     log: LogPolicy = NO_POLICY
     shares: tuple[Share, ...] = ()
     """With whom it is shared from its start on."""
+    user: str | None = None
+    """The account of the host to run as, where that is granted; None: as the server decides."""
 
     def __post_init__(self) -> None:
         """Refuse a spec that breaks a rule; raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE)."""
@@ -68,6 +71,11 @@ class JobSpec:
             raise invalid(
                 f"cannot name a job {self.name!r}",
                 "use 1 to 63 letters, digits, '.', '_' or '-', a letter or digit first",
+            )
+        if self.user is not None and not _USER.fullmatch(self.user):
+            raise invalid(
+                f"cannot start a job as user {self.user[:64]!r}",
+                "name an account of the server's host: 1 to 64 characters, no blank, ':' or '/'",
             )
         if self.request_id is not None and not _is_request_id(self.request_id):
             raise invalid(
@@ -91,6 +99,7 @@ def encode_spec(spec: JobSpec) -> dict[str, object]:
         "limits": encode_limits(spec.limits),
         "log": encode_log_policy(spec.log),
         "shares": encode_shares(spec.shares),
+        "user": spec.user,
     }
 
 

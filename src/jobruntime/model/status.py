@@ -50,6 +50,8 @@ class JobStatus:
     """The receipt of a job that has ended; None before, and where nobody could write one."""
     shares: tuple[Share, ...] = ()
     """With whom it is shared now."""
+    user: str = ""
+    """As whom it runs: an account of the host or a uid; empty where an older version started it."""
 
     def __post_init__(self) -> None:
         if (self.state is State.TERMINATED) != (self.outcome is not None):

@@ -75,6 +75,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         limits=limits_of(request.limits),
         log=log_policy_of(request.log),
         shares=shares_of(request.share),
+        user=request.user or None,
     )
 
 
@@ -99,6 +100,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         limits=limits_to_proto(spec.limits),
         log=log_policy_to_proto(spec.log),
         share=shares_to_proto(spec.shares),
+        user=spec.user or "",
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -175,6 +177,7 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         usage=usage_to_proto(status.usage) if status.usage is not None else None,
         log=log_policy_to_proto(status.log),
         shares=shares_to_proto(status.shares),
+        user=_utf8(status.user),
     )
 
 
@@ -249,7 +252,7 @@ def _timestamp(at_ns: int | None) -> Timestamp | None:
 
 
 def _texts_of(spec: JobSpec) -> list[tuple[str, str]]:
-    texts = [("working directory", spec.working_directory or "")]
+    texts = [("working directory", spec.working_directory or ""), ("user", spec.user or "")]
     for name, value in spec.env:
         texts.append((f"environment variable {name!r}", name + value))
     for key, value in spec.labels:

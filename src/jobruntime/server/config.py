@@ -16,6 +16,7 @@ from jobruntime.model.errors import JobError, Reason
 from jobruntime.model.limits import Limits
 from jobruntime.model.retention import Retention
 
+from .config_jobs import UserConfig, users_of
 from .config_logs import LogsConfig, logs_of, retention_of
 from .config_table import Table, as_key
 
@@ -79,6 +80,7 @@ class Config:
     all_limits: Limits
     logs: LogsConfig
     retention: Retention
+    users: UserConfig
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -132,6 +134,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         all_limits=limits.limits("all", forbidden=("oom_group",)),
         logs=logs_of(logs),
         retention=retention_of(retention),
+        users=users_of(jobs),
     )
     for table in (top, tls, jobs, cgroup, limits, logs, retention):
         table.refuse_unknown()

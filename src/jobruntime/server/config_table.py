@@ -57,6 +57,20 @@ class Table:
             raise self.bad(key, "it is not a string", 'write it in quotes, as in key = "value"')
         return value
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of strings."""
+        value = self._values[key] if self.has(key) else []
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise self.bad(
+                key, "it is not a list of strings", f'write it as {key} = ["one", "two"]'
+            )
+        return tuple(value)
+
+    def entries(self) -> Mapping[str, object]:
+        """Return all of the table, unchecked."""
+        self._known.update(self._values)
+        return self._values
+
     def integer(self, key: str, default: int) -> int:
         """Return an integer."""
         value = self._values[key] if self.has(key) else default

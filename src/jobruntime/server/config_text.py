@@ -35,6 +35,14 @@ default_grace = "10s"
 # once there are jobs: their files belong to these uids.
 uid_first = {uid_first_of(directory / "state")}
 uid_count = {DEFAULT_UID_COUNT}
+# As root, accounts of this host that jobs may run as (--user), where the policy lets them.
+# accounts = ["build"]
+
+# Resource limits of every job, as setrlimit(2) has them: one number, or soft and hard.
+# [jobs.rlimits]
+# core = 0
+# nofile = [1024, 65536]
+# nproc = 4096
 
 [cgroup]
 # "auto" finds a cgroup v2 to work in, "none" goes without, an absolute path is used as it is.

@@ -53,6 +53,8 @@ def settings_of(config: Config) -> Settings:
         cgroup_root=str(config.cgroup_root),
         uid_first=config.uid_first if os.geteuid() == 0 else None,
         uid_count=config.uid_count,
+        accounts=config.users.accounts,
+        rlimits=config.users.rlimits,
         default_limits=config.default_limits,
         ceiling=config.ceiling,
         all_limits=config.all_limits,
@@ -170,13 +172,18 @@ def _announce(config: Config, port: int, worker: LocalWorker) -> None:
             instance.uids.start,
             instance.uids.stop - 1,
         )
+        if instance.accounts:
+            _logger.info("and as, where the policy allows it: %s", ", ".join(instance.accounts))
     else:
         _logger.warning(
             "without root every job runs as this server's own user (uid %d): any job can read "
-            "the server's key, its state and the other owners' output. Serve only users who "
-            "trust each other, or run jobd as root",
+            "the server's key, its state and the other owners' output, signal the server, the "
+            "keepers and other jobs, lift its own limits and leave its cgroup. Serve only users "
+            "who trust each other, or run jobd as root",
             os.geteuid(),
         )
+        if config.users.accounts:
+            _logger.warning("without root no job can run as %s", ", ".join(config.users.accounts))
     host = f"[{config.listen.host}]" if ":" in config.listen.host else config.listen.host
     _logger.info("serving on %s:%d; %d jobs running", host, port, len(worker.running))
 

@@ -9,6 +9,7 @@ It needs no gRPC, and nothing but the standard library.
 """
 
 from ..model.errors import JobError, Reason
+from ..model.grant import Grant
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
 from ..model.quota import Quota
@@ -24,6 +25,7 @@ from .settings import Settings
 
 __all__ = [
     "Exited",
+    "Grant",
     "JobError",
     "JobSpec",
     "JobStatus",

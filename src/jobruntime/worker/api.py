@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 from ..model.frames import Entry, Totals
+from ..model.grant import Grant
 from ..model.limits import Limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.quota import Quota
@@ -62,9 +63,17 @@ class Worker(ABC):
 
     @abstractmethod
     async def start(
-        self, spec: JobSpec, *, owner: str, quota: Quota | None = None, quota_rule: str = ""
+        self,
+        spec: JobSpec,
+        *,
+        owner: str,
+        grant: Grant | None = None,
+        quota: Quota | None = None,
+        quota_rule: str = "",
     ) -> str:
         """Start a job and return its id, once exec has succeeded; a failed start leaves nothing.
+
+        `grant` is what its caller's policy gives the job: without one, no user but the owner's own.
 
         A `request_id` in the spec makes a retry safe: the same id and spec return the same job.
         `quota` is the owner's, and holds however many starts are made at once; refusals call it
@@ -73,7 +82,9 @@ class Worker(ABC):
         Raises JobError: PROGRAM_*, WORKING_DIRECTORY, SPEC_TOO_LARGE, KILLED_BEFORE_EXEC or
         START_STEP_FAILED for what the start ran into; REQUEST_ID_REUSED, NAME_IN_USE;
         LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, LIMIT_REFUSED, and INVALID_ARGUMENT for limits
-        that contradict each other or the defaults; RESOURCE_EXHAUSTED; SPAWNER_UNAVAILABLE.
+        that contradict each other or the defaults; PERMISSION_DENIED for a user that is not
+        granted, USER_UNAVAILABLE for one that is not to be had; RESOURCE_EXHAUSTED;
+        SPAWNER_UNAVAILABLE.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ from typing import Final, Self, TypeVar
 
 from ..model.access import Verb
 from ..model.errors import JobError, Reason, invalid
+from ..model.grant import NO_GRANT, Grant
 from ..model.io_rates import encode_io_order
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
@@ -50,6 +51,7 @@ from .store import JobRecord, status_of
 from .tail import TailHub
 from .threads import Threads
 from .tree import limit_all_jobs
+from .users import Users
 
 _T = TypeVar("_T")
 _START_S: Final = 10.0
@@ -114,8 +116,10 @@ class LocalWorker(Worker):
             self._logs = LogStreams(jobs_dir, self._tail, self._compile_search)
             self._spawner = Spawner(self._instance)
             stack.callback(self._spawner.close)
+            self._users = Users(self._owners, self._instance.accounts)
             self._starter = Starter(
-                self._instance, self._threads, self._owners, self._catalogue, self._spawner
+                *(self._instance, self._threads, self._users, self._catalogue, self._spawner),
+                self._settings.rlimits,
             )
             starting = self._starter.starting
             places = (self._instance, self._threads, self._catalogue)
@@ -185,9 +189,17 @@ class LocalWorker(Worker):
     # -- start
 
     async def start(
-        self, spec: JobSpec, *, owner: str, quota: Quota | None = None, quota_rule: str = ""
+        self,
+        spec: JobSpec,
+        *,
+        owner: str,
+        grant: Grant | None = None,
+        quota: Quota | None = None,
+        quota_rule: str = "",
     ) -> str:
         """See Worker.start."""
+        grant = grant or NO_GRANT
+        self._users.check(spec.user, grant)
         if self._closing:
             raise JobError(
                 Reason.SPAWNER_UNAVAILABLE,
@@ -195,7 +207,7 @@ class LocalWorker(Worker):
                 "try again when it is back",
             )
         # A caller that gives up must not leave half a job: the start goes on without him.
-        starting = asyncio.ensure_future(self._start(spec, owner, quota, quota_rule))
+        starting = asyncio.ensure_future(self._start(spec, owner, grant, quota, quota_rule))
         self._starts.add(starting)
         starting.add_done_callback(self._forget_start)
         try:
@@ -213,7 +225,9 @@ class LocalWorker(Worker):
         if not starting.cancelled():
             starting.exception()  # marks it as seen: the caller may be gone
 
-    async def _start(self, spec: JobSpec, owner: str, quota: Quota | None, rule: str) -> str:
+    async def _start(
+        self, spec: JobSpec, owner: str, grant: Grant, quota: Quota | None, rule: str
+    ) -> str:
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is None:
                 earlier = await self._earlier_job(owner, spec)
@@ -231,7 +245,7 @@ class LocalWorker(Worker):
             io = self._policy.io_at_start(spec.limits)
             log = self._policy.log_at_start(spec.log)
             with self._quotas.starting(owner, limits, log, quota, rule):
-                started = await self._starter.start(spec, limits, io, log, owner)
+                started = await self._starter.start(spec, limits, io, log, owner, grant)
                 self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
@@ -532,6 +546,7 @@ class LocalWorker(Worker):
         task = asyncio.ensure_future(_reporting(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled at once, it has never begun
 
 
 async def _reporting(work: Coroutine[None, None, None]) -> None:

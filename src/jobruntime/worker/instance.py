@@ -8,7 +8,9 @@ import hashlib
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from ..linux.files import make_private_directory
@@ -16,6 +18,7 @@ from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
 from .settings import Settings
 from .tree import Tree, open_tree
+from .uids import check_free, find_accounts
 
 _MOST_RESERVE_BYTES: Final = 1 << 30
 _held: set[str] = set()
@@ -37,6 +40,8 @@ class Instance:
     """Free room that the disk of the state directory keeps."""
     owns_runtime_dir: bool = True
     """It was not configured, so it goes when nothing is in it any more."""
+    accounts: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    """Uid and gid of the accounts that jobs may be given beside `uids`."""
 
     @property
     def cgroup_root(self) -> str | None:
@@ -67,6 +72,8 @@ def open_instance(settings: Settings) -> Instance:
     """
     state_dir = os.path.realpath(settings.state_dir)
     uids = _uids(settings)
+    check_free(uids)
+    accounts = find_accounts(settings.accounts if uids else (), uids)
     try:
         make_private_directory(state_dir)
         make_private_directory(f"{state_dir}/jobs")
@@ -84,6 +91,7 @@ def open_instance(settings: Settings) -> Instance:
             lock=lock,
             reserve_bytes=_reserve_bytes(settings, state_dir),
             owns_runtime_dir=settings.runtime_dir is None,
+            accounts=accounts,
         )
     except BaseException:
         _release(state_dir, lock)

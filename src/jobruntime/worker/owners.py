@@ -32,6 +32,11 @@ class Owners:
         """Give the directory back."""
         os.close(self._directory)
 
+    @property
+    def has_uids(self) -> bool:
+        """Whether owners get uids at all; else their jobs share one user."""
+        return bool(self._uids)
+
     def known_uid(self, owner: str) -> int | None:
         """Return the uid that the owner has already, None if `uid_of` must see to it."""
         uid = self._table.get(owner)

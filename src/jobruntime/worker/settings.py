@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..model.limits import NO_LIMITS, Limits
 from ..model.log_policy import NO_POLICY, LogPolicy
 from ..model.retention import KEEP_ALL, Retention
+from ..model.rlimits import DEFAULT_RLIMITS, Rlimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class Settings:
     """First uid of the range from which each owner gets one (as root); None: all jobs run as the
     worker's own user, which as root means as root."""
     uid_count: int = 65536
+    accounts: tuple[str, ...] = ()
+    """Accounts of the host as which jobs may run where that is granted; needs `uid_first`. Root
+    only where it is named here."""
+    rlimits: Rlimits = field(default_factory=lambda: DEFAULT_RLIMITS)
+    """Resource limits of every job; what a grant says comes before them."""
     default_limits: Limits = NO_LIMITS
     """For what a job's own limits do not say."""
     ceiling: Limits = NO_LIMITS

@@ -169,6 +169,9 @@ def _arguments(instance: Instance) -> list[str]:
     if instance.uids:
         arguments += ["--uid-first", str(instance.uids.start)]
         arguments += ["--uid-count", str(len(instance.uids))]
+    if instance.accounts:
+        pairs = sorted(f"{uid}:{gid}" for uid, gid in instance.accounts.values())
+        arguments += ["--accounts", ",".join(pairs)]
     return arguments
 
 

@@ -45,6 +45,13 @@ def start_error(failure: Failure, spec: JobSpec, limits: Limits) -> JobError:
             return limit_error(failure, "start the job")
         case Step.CEILING:
             return _ceiling_error(failure, "run a job with")
+        case Step.RLIMITS:
+            return JobError(
+                Reason.START_STEP_FAILED,
+                f"cannot start the job: its resource limit {failure.path} cannot be set: {cause}",
+                "the operator must lower it ([jobs.rlimits] of jobd.toml, or the policy), or raise "
+                "that of jobd itself",
+            )
         case step:
             where = f" ({failure.path})" if failure.path else ""
             return JobError(
@@ -137,6 +144,12 @@ def _exec_error(failure: Failure, spec: JobSpec, cause: str) -> JobError:
                 Reason.PROGRAM_BAD_FORMAT,
                 f"cannot execute {path!r}: it is no program of this machine and has no #! line",
                 "run it through its interpreter, for example: sh FILE",
+            )
+        case errno.EAGAIN:  # execve(2): RLIMIT_NPROC
+            return JobError(
+                Reason.RESOURCE_EXHAUSTED,
+                f"cannot execute {path!r}: the job's user has as many processes as he may have",
+                "end other jobs of his, or have the operator raise nproc in [jobs.rlimits]",
             )
         case errno.E2BIG:
             return JobError(

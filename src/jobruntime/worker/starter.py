@@ -17,19 +17,21 @@ from dataclasses import dataclass
 from ..linux import sockets
 from ..linux.files import boot_id, write_all
 from ..model.errors import JobError, Reason
+from ..model.grant import NO_GRANT, Grant
 from ..model.io_rates import IoOrder
 from ..model.limits import Limits
 from ..model.log_policy import LogPolicy
 from ..model.protocol import parse_failure
 from ..model.record import Progress, parse_progress
+from ..model.rlimits import Rlimits
 from ..model.spec import JobSpec
 from .catalogue import Catalogue
 from .instance import Instance
-from .owners import Owners
 from .spawner import Spawner, wait_readable
 from .start_errors import start_error
 from .store import JobDirectory, JobRecord, encode_order
 from .threads import Threads
+from .users import User, Users
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +46,24 @@ class Started:
     directory: JobDirectory
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What the spawner is told of a job beside its spec."""
+
+    user: User
+    rlimits: Rlimits
+
+    def message(self, job_id: str) -> dict[str, object]:
+        return {
+            "op": "start",
+            "id": job_id,
+            "uid": self.user.uid,
+            "gid": self.user.gid,
+            "user": self.user.name,
+            "rlimits": [[name, *pair] for name, pair in self.rlimits.items()],
+        }
+
+
 class Starter:
     """Starts jobs through the spawner; whatever fails on the way leaves nothing behind."""
 
@@ -51,13 +71,15 @@ class Starter:
         self,
         instance: Instance,
         threads: Threads,
-        owners: Owners,
+        users: Users,
         catalogue: Catalogue,
         spawner: Spawner,
+        rlimits: Rlimits,
     ) -> None:
         self._instance = instance
         self._threads = threads
-        self._owners = owners
+        self._users = users
+        self._rlimits = rlimits
         self._catalogue = catalogue
         self._spawner = spawner
         self._boot_id = boot_id()
@@ -66,29 +88,44 @@ class Starter:
         started job over removes its id."""
 
     async def start(
-        self, spec: JobSpec, limits: Limits, io: IoOrder, log: LogPolicy, owner: str
+        self,
+        spec: JobSpec,
+        limits: Limits,
+        io: IoOrder,
+        log: LogPolicy,
+        owner: str,
+        grant: Grant = NO_GRANT,
     ) -> Started:
         """Start a job for `owner` within these bounds; raises JobError as Worker.start does."""
+        user = self._users.known(owner, grant)
+        if user is None:
+            user = await self._threads.in_index(lambda: self._users.user_of(owner))
         job_id, now_ns = str(uuid.uuid4()), time.time_ns()
         record = JobRecord(
-            job_id, owner, spec, now_ns, self._boot_id, limits, log, io, shares=spec.shares
+            job_id,
+            owner,
+            spec,
+            now_ns,
+            self._boot_id,
+            limits,
+            log,
+            io,
+            shares=spec.shares,
+            user=user.name,
         )
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:
-            return await self._start(record)
+            return await self._start(record, _Terms(user, {**self._rlimits, **grant.rlimits}))
         except BaseException:
             self.starting.discard(record.job_id)
             raise
 
-    async def _start(self, record: JobRecord) -> Started:
-        uid = self._owners.known_uid(record.owner)
-        if uid is None:
-            uid = await self._threads.in_index(lambda: self._owners.uid_of(record.owner))
+    async def _start(self, record: JobRecord, terms: _Terms) -> Started:
         for last in (False, True):
             directory = await self._threads.in_files(lambda: self._create_directory(record))
             try:
-                return await self._spawn(record, uid, directory)
+                return await self._spawn(record, terms, directory)
             except ConnectionError:
                 # The spawner or the new keeper died before it told anything. What it may have
                 # begun is swept, and then a second try is safe.
@@ -111,7 +148,7 @@ class Starter:
         except OSError as error:
             raise _short_of("its record can't be written", error) from error
 
-    async def _spawn(self, record: JobRecord, uid: int | None, directory: JobDirectory) -> Started:
+    async def _spawn(self, record: JobRecord, terms: _Terms, directory: JobDirectory) -> Started:
         try:
             order = _sealed_memfd(encode_order(record))
         except OSError as error:
@@ -124,7 +161,7 @@ class Starter:
         try:
             with keepers:
                 try:
-                    message: dict[str, object] = {"op": "start", "id": record.job_id, "uid": uid}
+                    message = terms.message(record.job_id)
                     await self._spawner.send(message, (keepers.fileno(), directory.fd, order))
                 finally:
                     os.close(order)

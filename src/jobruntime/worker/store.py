@@ -52,6 +52,8 @@ class JobRecord:
     """What its keeper makes the I/O rates of, which it then tells; not kept."""
     shares: tuple[Share, ...] = ()
     """With whom it is shared now; the spec's own are what its start asked for."""
+    user: str = ""
+    """As whom it runs: an account's name or a uid; empty in what older versions wrote."""
 
 
 class JobDirectory:
@@ -210,6 +212,7 @@ def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
         log=record.log,
         usage=known.usage,
         shares=record.shares,
+        user=record.user,
     )
 
 
@@ -224,6 +227,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "limits": encode_limits(record.limits),
         "log": encode_log_policy(record.log),
         "shares": encode_shares(record.shares),
+        "user": record.user,
     }
 
 
@@ -243,6 +247,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             parse_limits(raw.get("limits", {})),
             parse_log_policy(raw.get("log")),
             shares=parse_shares(raw.get("shares")),
+            user=str(raw.get("user", "")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error

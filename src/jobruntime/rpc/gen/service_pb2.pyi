@@ -108,7 +108,7 @@ LOG_STREAM_STDOUT: LogStream
 LOG_STREAM_STDERR: LogStream
 
 class StartRequest(_message.Message):
-    __slots__ = ("argv", "argv_bytes", "env", "working_directory", "labels", "name", "stop_signal", "grace_ms", "timeout_ms", "request_id", "limits", "log", "share")
+    __slots__ = ("argv", "argv_bytes", "env", "working_directory", "labels", "name", "stop_signal", "grace_ms", "timeout_ms", "request_id", "limits", "log", "user", "share")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class StartRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     argv: _containers.RepeatedScalarFieldContainer[str]
     argv_bytes: _containers.RepeatedScalarFieldContainer[bytes]
@@ -148,8 +149,9 @@ class StartRequest(_message.Message):
     request_id: str
     limits: Limits
     log: LogBounds
+    user: str
     share: _containers.RepeatedCompositeFieldContainer[Share]
-    def __init__(self, argv: _Optional[_Iterable[str]] = ..., argv_bytes: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., name: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., share: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+    def __init__(self, argv: _Optional[_Iterable[str]] = ..., argv_bytes: _Optional[_Iterable[bytes]] = ..., env: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., name: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., user: _Optional[str] = ..., share: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("user", "verbs")
@@ -266,7 +268,7 @@ class StopRequested(_message.Message):
     def __init__(self, by: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signal: _Optional[int] = ..., grace_ms: _Optional[int] = ...) -> None: ...
 
 class JobStatus(_message.Message):
-    __slots__ = ("job_id", "owner", "name", "labels", "argv", "state", "outcome", "created_at", "started_at", "ended_at", "stop_requested", "timed_out", "killed", "oom", "cause", "limits", "usage", "log", "shares")
+    __slots__ = ("job_id", "owner", "name", "labels", "argv", "state", "outcome", "created_at", "started_at", "ended_at", "stop_requested", "timed_out", "killed", "oom", "cause", "limits", "usage", "log", "user", "shares")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +294,7 @@ class JobStatus(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     owner: str
@@ -311,8 +314,9 @@ class JobStatus(_message.Message):
     limits: Limits
     usage: Usage
     log: LogBounds
+    user: str
     shares: _containers.RepeatedCompositeFieldContainer[Share]
-    def __init__(self, job_id: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., argv: _Optional[_Iterable[bytes]] = ..., state: _Optional[_Union[JobState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_requested: _Optional[_Union[StopRequested, _Mapping]] = ..., timed_out: _Optional[bool] = ..., killed: _Optional[bool] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., cause: _Optional[_Union[EndCause, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., owner: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., argv: _Optional[_Iterable[bytes]] = ..., state: _Optional[_Union[JobState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_requested: _Optional[_Union[StopRequested, _Mapping]] = ..., timed_out: _Optional[bool] = ..., killed: _Optional[bool] = ..., oom: _Optional[_Union[Oom, _Mapping]] = ..., cause: _Optional[_Union[EndCause, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., user: _Optional[str] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ...) -> None: ...
 
 class Oom(_message.Message):
     __slots__ = ("scope", "kills", "leader")

@@ -31,6 +31,7 @@ from jobruntime.worker.operator_limits import check_cpus, resolve_settings
 from jobruntime.worker.policy import LimitPolicy
 from jobruntime.worker.tree import check_all_jobs
 from jobruntime.worker.trial import Trial
+from jobruntime.worker.uids import find_accounts, taken_uid
 
 from .report import Check, failed, failed_with, good, lacking
 
@@ -261,4 +262,10 @@ def _check_uids(config: Config) -> Check:
     taken = [user.pw_name for user in pwd.getpwall() if user.pw_uid in uids]
     if taken:
         return failed("uids", f"{text}: the user {taken[0]} has one of them", mend)
+    if somebody := taken_uid(uids):
+        return failed("uids", f"{text}: {somebody}", mend)
+    try:
+        find_accounts(config.users.accounts, uids)
+    except JobError as error:
+        return failed_with("uids", error)
     return good("uids", f"{text}, one for each owner; no user of this host has one")
