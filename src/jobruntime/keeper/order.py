@@ -41,6 +41,8 @@ class Order:
     job_id: str
     spec: JobSpec
     uid: int | None
+    executable: str | None
+    """The absolute path to execute in the place of what argv[0] names; None: that."""
     directory: int
     """The job's directory in the state directory; its lock is held through this descriptor."""
     site: Site
@@ -73,7 +75,18 @@ def read_order(site: Site, message: dict[str, object], directory: int, spec_fd: 
     try:
         if fcntl.fcntl(spec_fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise ValueError("the spec is not sealed")
-        spec = parse_spec(parse_json(read_whole(spec_fd)))
+        raw = parse_json(read_whole(spec_fd))
+        executable = _executable(raw.pop("executable", None))
+        spec = parse_spec(raw)
     except (ValueError, KeyError, TypeError, OSError, JobError) as error:
         raise StepError(Failure(Step.ORDER, 22)) from error
-    return Order(job_id, spec, uid if isinstance(uid, int) else None, directory, site)
+    uid = uid if isinstance(uid, int) else None
+    return Order(job_id, spec, uid, executable, directory, site)
+
+
+def _executable(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError("not the path of a program")
+    return value

@@ -203,10 +203,15 @@ def join_rates(rates: Iterable[IoLimit]) -> tuple[IoLimit, ...]:
     return tuple(found.values())
 
 
-def check_ceiling(limits: Limits, ceiling: Limits) -> Limits:
+def _server(_: str) -> str:
+    return "this server"
+
+
+def check_ceiling(limits: Limits, ceiling: Limits, rule: Callable[[str], str] = _server) -> Limits:
     """Return `limits`, bounded by the operator's `ceiling` where they say nothing.
 
-    Raises JobError (LIMIT_ABOVE_CEILING) where more is asked for.
+    Raises JobError (LIMIT_ABOVE_CEILING) where more is asked for; `rule` says who allows no more,
+    given the limit's name in the configuration.
     """
     bounded: dict[str, int] = {}
     for name, kind in KINDS.items():
@@ -215,27 +220,29 @@ def check_ceiling(limits: Limits, ceiling: Limits) -> Limits:
         if most is None:
             continue
         if asked is not None and asked > most:
-            raise _above(f"{kind.flag} {_shown(kind, asked)}", kind.format(most))
+            raise _above(kind.flag, _shown(kind, asked), kind.format(most), rule)
         # A job that says nothing has no limit, or the weight 100; of swap it has none.
         if asked is None and name != "memory_swap_bytes":
             bounded[name] = most if kind.may_be_unlimited else min(most, DEFAULT_WEIGHT)
     return replace(
         limits,
-        cpuset=_bounded_cpuset(limits.cpuset, ceiling.cpuset),
-        io=_bounded_io(limits.io, ceiling.io),
+        cpuset=_bounded_cpuset(limits.cpuset, ceiling.cpuset, rule),
+        io=_bounded_io(limits.io, ceiling.io, rule),
         **bounded,  # type: ignore[arg-type] # all of these fields are numbers
     )
 
 
-def _bounded_cpuset(asked: str | None, most: str | None) -> str | None:
+def _bounded_cpuset(asked: str | None, most: str | None, rule: Callable[[str], str]) -> str | None:
     if not most or asked is None:
         return asked if asked is not None else most
     if asked == "" or not parse_cpuset(asked) <= parse_cpuset(most):
-        raise _above(f"--cpuset {asked or 'max'}", most)
+        raise _above("--cpuset", asked or "max", most, rule)
     return asked
 
 
-def _bounded_io(asked: tuple[IoLimit, ...], ceiling: tuple[IoLimit, ...]) -> tuple[IoLimit, ...]:
+def _bounded_io(
+    asked: tuple[IoLimit, ...], ceiling: tuple[IoLimit, ...], rule: Callable[[str], str]
+) -> tuple[IoLimit, ...]:
     # Two paths on one disk are met where they are resolved: there the stricter rate holds.
     found = {limit.path: limit for limit in asked}
     for most in ceiling:
@@ -245,7 +252,7 @@ def _bounded_io(asked: tuple[IoLimit, ...], ceiling: tuple[IoLimit, ...]) -> tup
             wanted: int | None = getattr(own, name)
             if rate is not None and wanted is not None and wanted > rate:
                 shown = "max" if wanted == UNLIMITED else str(wanted)
-                raise _above(f"{flag} {most.path}:{shown}", str(rate))
+                raise _above(flag, f"{most.path}:{shown}", str(rate), rule)
             if rate is not None and wanted is None:
                 own = replace(own, **{name: rate})  # type: ignore[arg-type] # these are numbers
         found[most.path] = own
@@ -256,10 +263,11 @@ def _shown(kind: Kind, value: int) -> str:
     return "max" if value == UNLIMITED else kind.format(value)
 
 
-def _above(asked: str, most: str) -> JobError:
+def _above(flag: str, asked: str, most: str, rule: Callable[[str], str]) -> JobError:
+    key = flag.removeprefix("--").replace("-", "_")
     return JobError(
         Reason.LIMIT_ABOVE_CEILING,
-        f"cannot run a job with {asked}: this server allows at most {most}",
+        f"cannot run a job with {flag} {asked}: {rule(key)} allows at most {most}",
         f"give {most} or less",
     )
 

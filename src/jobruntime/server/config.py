@@ -79,6 +79,8 @@ class Config:
     all_limits: Limits
     logs: LogsConfig
     retention: Retention
+    policy: Path | None = None
+    """The policy's file; None: the built-in table."""
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -132,6 +134,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         all_limits=limits.limits("all", forbidden=("oom_group",)),
         logs=logs_of(logs),
         retention=retention_of(retention),
+        policy=top.path("policy", "") if top.has("policy") else None,
     )
     for table in (top, tls, jobs, cgroup, limits, logs, retention):
         table.refuse_unknown()

@@ -18,6 +18,7 @@ from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
 from .engine import LocalWorker
 from .log_filter import LineSearch
+from .policy import Plan
 from .settings import Settings
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "LogQuery",
     "Lost",
     "Outcome",
+    "Plan",
     "Reason",
     "Removed",
     "Retention",

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from ..model.admission import NO_TERMS, Terms
 from ..model.frames import Entry, Totals
 from ..model.limits import Limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.spec import JobSpec
 from ..model.status import JobStatus
 from ..model.usage import Usage
+from .policy import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,10 @@ class Worker(ABC):
     """
 
     @abstractmethod
-    async def start(self, spec: JobSpec, *, owner: str) -> str:
+    async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """Start a job and return its id, once exec has succeeded; a failed start leaves nothing.
+
+        `terms` are what a policy admits it on; they are held here, and not asked for again.
 
         A `request_id` in the spec makes a retry safe: the same id and spec return the same job.
 
@@ -67,6 +71,13 @@ class Worker(ABC):
         START_STEP_FAILED for what the start ran into; REQUEST_ID_REUSED, NAME_IN_USE;
         LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, LIMIT_REFUSED, and INVALID_ARGUMENT for limits
         that contradict each other or the defaults; RESOURCE_EXHAUSTED; SPAWNER_UNAVAILABLE.
+        """
+
+    @abstractmethod
+    async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
+        """Return what `start` would give the job, and start nothing.
+
+        Raises JobError: LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, INVALID_ARGUMENT.
         """
 
     @abstractmethod
@@ -88,7 +99,9 @@ class Worker(ABC):
         """
 
     @abstractmethod
-    async def update(self, job: str, changes: Limits, *, owner: str | None = None) -> JobStatus:
+    async def update(
+        self, job: str, changes: Limits, *, owner: str | None = None, terms: Terms = NO_TERMS
+    ) -> JobStatus:
         """Change what `changes` sets of a running job's limits: all of it, or nothing.
 
         Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, LIMIT_ABOVE_CEILING,

@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason, invalid
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
@@ -29,7 +30,7 @@ from .log_streams import LogStreams
 from .logs import Found
 from .lookup import Lookup, not_found
 from .owners import Owners
-from .policy import LimitPolicy
+from .policy import LimitPolicy, Plan
 from .recovery import Settled, recoverable_ids, settle
 from .removal import Remover
 from .reservations import Reservations
@@ -173,7 +174,7 @@ class LocalWorker(Worker):
 
     # -- start
 
-    async def start(self, spec: JobSpec, *, owner: str) -> str:
+    async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """See Worker.start."""
         if self._closing:
             raise JobError(
@@ -182,7 +183,7 @@ class LocalWorker(Worker):
                 "try again when it is back",
             )
         # A caller that gives up must not leave half a job: the start goes on without him.
-        starting = asyncio.ensure_future(self._start(spec, owner))
+        starting = asyncio.ensure_future(self._start(spec, owner, terms))
         self._starts.add(starting)
         starting.add_done_callback(self._forget_start)
         try:
@@ -200,7 +201,7 @@ class LocalWorker(Worker):
         if not starting.cancelled():
             starting.exception()  # marks it as seen: the caller may be gone
 
-    async def _start(self, spec: JobSpec, owner: str) -> str:
+    async def _start(self, spec: JobSpec, owner: str, terms: Terms) -> str:
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is None:
                 earlier = await self._earlier_job(owner, spec)
@@ -214,14 +215,24 @@ class LocalWorker(Worker):
                     f"cannot start a second job named {spec.name!r}: the first has not ended",
                     "stop it, or choose another name",
                 )
-            limits = self._policy.at_start(spec.limits)
-            log = self._policy.log_at_start(spec.log)
-            started = await self._starter.start(spec, limits, log, owner)
+            limits = self._policy.at_start(spec.limits, terms)
+            log = self._policy.log_at_start(spec.log, terms)
+            started = await self._starter.start(spec, limits, log, owner, terms.executable)
             self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
             self._reservations.keep(owner, spec, started.record.job_id)
             return started.record.job_id
+
+    async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
+        """See Worker.plan."""
+        uid = self._owners.known_uid(owner)
+        return Plan(
+            limits=self._policy.at_start(spec.limits, terms),
+            log=self._policy.log_at_start(spec.log, terms),
+            uid=uid,
+            is_new_owner=uid is None and bool(self._instance.uids),
+        )
 
     async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
         request_id = spec.request_id
@@ -412,7 +423,9 @@ class LocalWorker(Worker):
 
     # -- changes of a running job
 
-    async def update(self, job: str, changes: Limits, *, owner: str | None = None) -> JobStatus:
+    async def update(
+        self, job: str, changes: Limits, *, owner: str | None = None, terms: Terms = NO_TERMS
+    ) -> JobStatus:
         """See Worker.update."""
         if changes == NO_LIMITS:
             raise invalid("cannot update the job: no limit was named", "name one, e.g. --memory")
@@ -420,7 +433,7 @@ class LocalWorker(Worker):
         job_id = await self._lookup.resolve(job, owner)
         live = self._live_one(job_id, "update")
         async with live.changing:  # each starts from what the one before has left
-            limits = self._policy.at_update(live.status.limits, changes)
+            limits = self._policy.at_update(live.status.limits, changes, terms)
             await self._ask(live, {"op": "update", "limits": encode_limits(limits)})
         return live.status
 

@@ -64,10 +64,17 @@ class Starter:
         """Ids of the starts under way: in the catalogue perhaps, but not jobs yet. Whoever takes a
         started job over removes its id."""
 
-    async def start(self, spec: JobSpec, limits: Limits, log: LogPolicy, owner: str) -> Started:
+    async def start(
+        self,
+        spec: JobSpec,
+        limits: Limits,
+        log: LogPolicy,
+        owner: str,
+        executable: str | None = None,
+    ) -> Started:
         """Start a job for `owner` within these bounds; raises JobError as Worker.start does."""
         job_id, now_ns = str(uuid.uuid4()), time.time_ns()
-        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log)
+        record = JobRecord(job_id, owner, spec, now_ns, self._boot_id, limits, log, executable)
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:

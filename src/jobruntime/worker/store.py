@@ -46,6 +46,8 @@ class JobRecord:
     """What was in force at its start: the spec's own with the server's defaults and ceilings."""
     log: LogPolicy = NO_POLICY
     """The same of its log's bounds."""
+    executable: str | None = None
+    """The path that the policy has checked, to be executed in the place of what argv[0] names."""
 
 
 class JobDirectory:
@@ -169,7 +171,8 @@ class JobDirectory:
 
 def encode_order(record: JobRecord) -> bytes:
     """Return the spec as it is handed to a keeper, with the limits that it is to enforce."""
-    return encode_json(encode_spec(replace(record.spec, limits=record.limits, log=record.log)))
+    spec = encode_spec(replace(record.spec, limits=record.limits, log=record.log))
+    return encode_json(spec | {"executable": record.executable})
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
@@ -204,6 +207,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "spec": encode_spec(record.spec),
         "limits": encode_limits(record.limits),
         "log": encode_log_policy(record.log),
+        "executable": record.executable,
     }
 
 
@@ -222,6 +226,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             str(raw["boot_id"]),
             parse_limits(raw.get("limits", {})),
             parse_log_policy(raw.get("log")),
+            None if (executable := raw.get("executable")) is None else str(executable),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error
