@@ -117,7 +117,7 @@ def _resource_limits(response: pb.ExplainResponse) -> str:
     words = []
     for limit in response.resource_limits:
         soft, hard = (
-            str(getattr(limit, name)) if limit.HasField(name) else "max"  # type: ignore[arg-type]
+            str(getattr(limit, name)) if limit.HasField(name) else "max"
             for name in ("soft", "hard")
         )
         words.append(f"{limit.name} {soft}" + ("" if soft == hard else f" (at most {hard})"))

@@ -26,6 +26,7 @@ examples:
   jobc whoami -o json | jq -r .not_after
 """
 DEADLINE_SECONDS = 30
+_NS = 1_000_000_000
 
 
 def add_arguments(parser: ArgumentParser) -> list[Action]:
@@ -64,7 +65,7 @@ def _text(response: pb.WhoAmIResponse) -> str:
         "name": response.name,
         "roles": ", ".join(response.roles),
         "serial": response.serial,
-        "valid until": time_text(response.not_after),
+        "valid until": time_text(response.not_after.seconds * _NS),
         "address": response.address,
         "server": f"jobd {response.server_version}",
     }
@@ -77,7 +78,7 @@ def _json(response: pb.WhoAmIResponse) -> str:
             "name": response.name,
             "roles": list(response.roles),
             "serial": response.serial,
-            "not_after": time_text(response.not_after),
+            "not_after": time_text(response.not_after.seconds * _NS),
             "address": response.address,
             "server_version": response.server_version,
         }

@@ -37,7 +37,7 @@ class Terms:
     ceiling: Limits = NO_LIMITS
     default_log: LogPolicy = NO_POLICY
     log_ceiling_bytes: int | None = None
-    rlimits: Mapping[str, tuple[int, int]] = NO_RLIMITS
+    rlimits: Mapping[str, tuple[int, int]] = field(default_factory=lambda: NO_RLIMITS)
     quota: Quota = NO_QUOTA
     rules: tuple[str, ...] = ()
     """What decided, in the order in which it was asked."""

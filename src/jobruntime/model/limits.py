@@ -221,7 +221,10 @@ def check_ceiling(limits: Limits, ceiling: Limits, rule: Callable[[str], str] = 
             continue
         if asked is not None and asked > most:
             raise _above(kind.flag, _shown(kind, asked), kind.format(most), rule)
-        # A job that says nothing has no limit, or the weight 100; of swap it has none.
+        # A job that says nothing has no limit, or the weight 100; of swap it has none. Where its
+        # memory ends at or below the ceiling of --memory-high, it never comes to that one.
+        if name == "memory_high_bytes" and (limits.memory_bytes or UNLIMITED) <= most:
+            continue
         if asked is None and name != "memory_swap_bytes":
             bounded[name] = most if kind.may_be_unlimited else min(most, DEFAULT_WEIGHT)
     return replace(

@@ -38,7 +38,7 @@ class RoleRules:
     ceiling: Limits = NO_LIMITS
     default_log: LogPolicy = NO_POLICY
     log_ceiling_bytes: int | None = None
-    rlimits: Mapping[str, tuple[int, int]] = NO_RLIMITS
+    rlimits: Mapping[str, tuple[int, int]] = field(default_factory=lambda: NO_RLIMITS)
     """Soft and hard limit by the name of setrlimit(2) in lower case (`nofile`); -1 is none."""
     quota: Quota = NO_QUOTA
     """What one owner may have of it at once."""

@@ -67,9 +67,12 @@ def read_policy(path: Path) -> Policy:
             (error.strerror or str(error)).lower(),
             "restore it, or take `policy` out of jobd.toml",
         ) from error
-    with open(fd, "rb") as file:
+    try:
         _check_owner(path, os.fstat(fd))
-        data = file.read(_MAX_BYTES + 1)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(_MAX_BYTES + 1)
+    finally:
+        os.close(fd)
     if len(data) > _MAX_BYTES:
         raise _unreadable(path, f"it has more than {_MAX_BYTES} bytes", "make it smaller")
     return parse_policy(data, path)
@@ -162,9 +165,9 @@ def _verbs(table: Table, role: str) -> Mapping[Verb, Scope]:
 
 
 def _scope(table: Table, key: str, value: object) -> Scope:
-    if value not in set(Scope):
+    if not isinstance(value, str) or value not in set(Scope):
         raise table.bad(key, f"{value!r} is no scope", 'give "own" or "any"')
-    return Scope(str(value))
+    return Scope(value)
 
 
 def _commands(table: Table) -> tuple[str, ...] | None:
