@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -12,12 +14,11 @@ from jobruntime.server.programs import find_program, open_to_others, resolve, re
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """Make a directory that everybody can pass, and its parents too."""
-    for path in (tmp_path, *tmp_path.parents):
-        if not path.stat().st_mode & 0o001:
-            path.chmod(path.stat().st_mode | 0o011)
-    return tmp_path.resolve()
+def base() -> Iterator[Path]:
+    """Make a directory that everybody can pass, unlike pytest's own."""
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory).resolve()
 
 
 def program(path: Path, mode: int = 0o755) -> Path:
