@@ -434,3 +434,18 @@ def test_policy_check_tells_what_each_role_may_and_what_is_wrong(
     assert "give some of start, stop" in error
     assert check(tmp_path / "nothing")[0] == 1
     assert check()[0] == 2
+
+
+def test_what_this_server_cannot_hold_is_refused_and_never_ignored(instance: Instance) -> None:
+    alice = instance.issue("alice", "user")
+    for text, word in (
+        ("user = 'nobody'", "account"),
+        ("isolation = 'no-network'", "isolation"),
+        ("rlimits = {nofile = 5}", "rlimits"),
+        ("quotas = {jobs = 5}", "quota"),
+    ):
+        reload_policy(instance, f"[roles.user]\n{text}", "reloaded the policy: role user changed")
+        refusal = refused_start(alice, "true")
+        assert refusal.reason == "LIMIT_NOT_ENFORCEABLE"
+        assert f"cannot hold the {word} that role user has in policy.toml" in refusal.message
+        instance.wait_stderr(f"WARNING role user cannot start jobs: .* the {word} that")

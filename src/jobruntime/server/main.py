@@ -18,7 +18,7 @@ a first server:
   jobd cert issue alice --role user --dir ~/jobs
   jobd stop --config ~/jobs/jobd.toml         end the server; jobs go on
   jobd stop --config ~/jobs/jobd.toml --jobs  end the jobs, too
-  jobd policy check --config ~/jobs/jobd.toml who may do what
+  jobd policy check ~/jobs/policy.toml        who may do what
   jobd doctor --config ~/jobs/jobd.toml       see what this host lacks, and try every limit
 
 exit codes: 0 done, 1 refused or failed (one sentence on stderr), 2 wrong usage

@@ -43,8 +43,12 @@ class Policies:
             terms = Terms(
                 rules.name,
                 self.current.source,
+                account=rules.user,
+                isolation=rules.isolation,
                 default_limits=rules.default_limits,
                 ceiling=rules.ceiling,
+                rlimits=rules.rlimits,
+                quota=rules.quota,
             )
             try:
                 await worker.plan(JobSpec(argv=("true",)), owner="", terms=terms)

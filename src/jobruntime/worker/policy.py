@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ..linux.controllers import Offer
 from ..model.admission import NO_TERMS, Terms, check_log_ceiling
@@ -24,6 +25,22 @@ class Plan:
     """The uid of the owner's jobs; None: the server's own, or one that is chosen at his first."""
     is_new_owner: bool
     """His uid is chosen at his first start."""
+
+
+_NOT_HELD: Final = ("account", "isolation", "rlimits", "quota")
+"""Fields of Terms that this worker has no means to hold yet."""
+
+
+def check_held(terms: Terms) -> None:
+    """Refuse terms that this worker would not hold; raises JobError (LIMIT_NOT_ENFORCEABLE)."""
+    for name in _NOT_HELD:
+        if getattr(terms, name) != getattr(NO_TERMS, name):
+            raise JobError(
+                Reason.LIMIT_NOT_ENFORCEABLE,
+                f"cannot run the job: this server cannot hold the {name} that role "
+                f"{terms.role} has in {terms.source}",
+                "ask the operator to take it out of the policy",
+            )
 
 
 class LimitPolicy:
@@ -65,6 +82,7 @@ class LimitPolicy:
         """
         check_ceiling(asked, terms.ceiling, terms.rule)
         check_ceiling(asked, self._ceiling)
+        check_held(terms)
         ceiling = join_ceilings(terms.ceiling, self._ceiling)
         default = cut_to_ceiling(merge_limits(self._default, terms.default_limits), ceiling)
         return self._checked(merge_limits(default, asked), ceiling, "run the job")
