@@ -22,8 +22,8 @@ from jobruntime.linux import sockets
 from jobruntime.linux.files import encode_json
 from jobruntime.model.spec import encode_spec
 from jobruntime.worker import (
+    NO_TERMS,
     Exited,
-    Grant,
     JobError,
     JobSpec,
     JobStatus,
@@ -31,6 +31,7 @@ from jobruntime.worker import (
     LogBatch,
     Reason,
     Settings,
+    Terms,
 )
 from tests.attacks import ORDINARY_UID, any_users_python
 from tests.support import all_pids, command_of, eventually
@@ -85,12 +86,12 @@ async def run(
     script: str,
     *,
     owner: str = "alice",
-    grant: Grant | None = None,
+    terms: Terms = NO_TERMS,
     **more: str,
 ) -> tuple[str, JobStatus]:
     """Run a shell script to its end; return all its output, and its status."""
     spec = JobSpec(("sh", "-c", script), **more)  # type: ignore[arg-type]
-    job = await worker.start(spec, owner=owner, grant=grant)
+    job = await worker.start(spec, owner=owner, terms=terms)
     status = await worker.wait(job)
     parts = []
     async for event in worker.logs(job):
@@ -99,9 +100,9 @@ async def run(
     return b"".join(parts).decode(), status
 
 
-async def refused(worker: LocalWorker, grant: Grant | None, **more: str) -> JobError:
+async def refused(worker: LocalWorker, terms: Terms, **more: str) -> JobError:
     with pytest.raises(JobError) as caught:
-        await run(worker, "true", grant=grant, **more)
+        await run(worker, "true", terms=terms, **more)
     return caught.value
 
 
@@ -119,8 +120,8 @@ def test_a_job_that_is_granted_an_account_runs_as_it_with_its_primary_group_alon
 
     async def main() -> None:
         async with LocalWorker(settings) as worker:
-            asked, status = await run(worker, WHO, grant=Grant(account=NAME), user=NAME)
-            forced, forced_status = await run(worker, WHO, grant=Grant(account=NAME))
+            asked, status = await run(worker, WHO, terms=Terms(account=NAME), user=NAME)
+            forced, forced_status = await run(worker, WHO, terms=Terms(account=NAME))
         assert asked == forced
         lines = asked.splitlines()
         assert lines[:3] == [str(uid), str(gid), str(gid)]
@@ -136,9 +137,9 @@ def test_a_job_that_is_granted_an_account_runs_as_it_with_its_primary_group_alon
 def test_a_user_that_is_not_granted_is_refused_whether_it_exists_or_not(settings: Settings) -> None:
     async def main() -> None:
         async with LocalWorker(settings) as worker:
-            for grant in (None, Grant(), Grant(account=NAME)):
+            for terms in (NO_TERMS, Terms(role="user"), Terms(account=NAME)):
                 for user in ("root", "no-such-account", "0", str(UID_FIRST)):
-                    error = await refused(worker, grant, user=user)
+                    error = await refused(worker, terms, user=user)
                     assert error.reason is Reason.PERMISSION_DENIED
                     assert error.message == (
                         f"cannot start the job as user {user!r}: no rule of the policy allows it"
@@ -153,7 +154,7 @@ def test_a_grant_gives_no_account_that_the_settings_do_not_name(settings: Settin
     async def main() -> None:
         async with LocalWorker(settings) as worker:
             for name in ("root", "no-such-account"):
-                error = await refused(worker, Grant(account=name), user=name)
+                error = await refused(worker, Terms(account=name), user=name)
                 assert error.reason is Reason.USER_UNAVAILABLE
                 assert "accounts" in error.remedy
 
@@ -164,7 +165,7 @@ def test_root_where_it_is_named_is_root_without_capabilities(settings: Settings)
     async def main() -> None:
         async with LocalWorker(replace(settings, accounts=("root",))) as worker:
             script = f"{WHO}; mount -t tmpfs none $HOME; chown 1 $HOME"
-            output, status = await run(worker, script, grant=Grant(account="root"), user="root")
+            output, status = await run(worker, script, terms=Terms(account="root"), user="root")
         lines = output.splitlines()
         assert lines[:4] == ["0", "0", "0", "root root"]
         assert int(lines[5].split()[1], 16) == 0
@@ -352,8 +353,8 @@ def test_a_job_has_the_limits_of_the_settings_and_first_those_of_its_grant(
         async with LocalWorker(wide) as worker:
             output, _ = await run(worker, told)
             assert output.split() == ["0", "0", "64", "128", "unlimited"]
-            grant = Grant(rlimits={"nofile": (32, 32)})
-            output, _ = await run(worker, told, grant=grant)
+            terms = Terms(rlimits={"nofile": (32, 32)})
+            output, _ = await run(worker, told, terms=terms)
             assert output.split() == ["0", "0", "32", "32", "unlimited"]
             # None of them is raised again by the job.
             output, status = await run(worker, "ulimit -n 129")

@@ -9,6 +9,7 @@ import pytest
 
 from jobruntime.model.access import Verb
 from jobruntime.model.log_policy import LogPolicy
+from jobruntime.model.quota import NO_QUOTA
 from jobruntime.worker import (
     JobError,
     JobSpec,
@@ -19,12 +20,13 @@ from jobruntime.worker import (
     Reason,
     Settings,
     Share,
+    Terms,
 )
 from tests.support import processes_of
 
-RULE = "role user's quota"
 SLEEP = ("sleep", "600")
 MIB = 1 << 20
+RULE = "role user's quota"
 DEADLINE_S = 60.0
 
 
@@ -46,7 +48,7 @@ async def start(
     worker: LocalWorker, quota: Quota | None, *argv: str, owner: str = "ann", **fields: object
 ) -> str:
     spec = JobSpec(argv=argv or SLEEP, grace_ms=0, **fields)  # type: ignore[arg-type]
-    return await worker.start(spec, owner=owner, quota=quota, quota_rule=RULE)
+    return await worker.start(spec, owner=owner, terms=Terms("user", quota=quota or NO_QUOTA))
 
 
 async def start_many(worker: LocalWorker, quota: Quota, count: int) -> tuple[list[str], list[str]]:

@@ -7,21 +7,31 @@ from pathlib import Path
 import pytest
 
 from jobruntime.model.limits import UNLIMITED, Limits
-from jobruntime.worker import JobError, JobSpec, LocalWorker, Quota, Reason, Settings
+from jobruntime.worker import (
+    NO_TERMS,
+    JobError,
+    JobSpec,
+    LocalWorker,
+    Quota,
+    Reason,
+    Settings,
+    Terms,
+)
 from tests.support import MIB
 
 QUOTA = Quota(cpu_millis=1000, memory_bytes=80 * MIB)
+TERMS = Terms("user", quota=QUOTA)
 RULE = "role user's quota"
 SMALL = Limits(cpu_millis=100, memory_bytes=16 * MIB)
 
 
 async def start(worker: LocalWorker, limits: Limits = SMALL) -> str:
     spec = JobSpec(argv=("sleep", "600"), grace_ms=0, limits=limits)
-    return await worker.start(spec, owner="ann", quota=QUOTA, quota_rule=RULE)
+    return await worker.start(spec, owner="ann", terms=TERMS)
 
 
-async def update(worker: LocalWorker, job: str, limits: Limits, quota_of: str = "ann") -> None:
-    await worker.update(job, limits, quota=QUOTA, quota_rule=RULE, quota_of=quota_of)
+async def update(worker: LocalWorker, job: str, limits: Limits, terms: Terms = TERMS) -> None:
+    await worker.update(job, limits, terms=terms)
 
 
 async def refusal(call: Awaitable[object]) -> JobError:
@@ -65,7 +75,7 @@ async def change(settings: Settings, jobs: list[str]) -> None:
         memory = [status.limits.memory_bytes or 0 for status in worker.running]
         assert sum(memory) == 80 * MIB
         # An administrator's change is not held to the owner's quota, and counts.
-        await update(worker, other, Limits(memory_bytes=64 * MIB), quota_of="boss")
+        await update(worker, other, Limits(memory_bytes=64 * MIB), terms=NO_TERMS)
         assert "has 0 B left" in str(await refusal(start(worker)))
         await worker.stop_all(by="the test")
         await worker.retire()

@@ -194,3 +194,16 @@ def test_a_connection_does_not_outlive_its_certificate() -> None:
         principal_of(context, now=NOW + dt.timedelta(hours=2))
     with pytest.raises(JobError, match="not valid yet"):
         principal_of(context, now=NOW - dt.timedelta(hours=2))
+
+
+def test_a_role_of_the_policy_is_known_while_the_policy_has_it() -> None:
+    # Each time the same certificate: what was parsed once must not keep a role that is gone.
+    context = {
+        "ssl_tls_version": [b"TLSv1.3"],
+        "x509_pem_cert": [certificate(["alice"], ["operator", "user"])],
+    }
+    known = {"admin", "user", "operator"}
+    assert principal_of(context, known_roles=known).roles == {"operator", "user"}
+    with pytest.raises(JobError, match="'operator' as a role"):
+        principal_of(context)
+    assert principal_of(context, known_roles=known).roles == {"operator", "user"}

@@ -46,7 +46,7 @@ def snapshot(directory: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def roles_in(path: Path) -> frozenset[Role]:
+def roles_in(path: Path) -> frozenset[str]:
     context = {"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [path.read_bytes()]}
     return principal_of(context).roles
 
@@ -67,6 +67,7 @@ def test_an_instance_has_all_its_files_with_their_modes(tmp_path: Path) -> None:
         "pki/clients/ada.key": 0o600,
         "pki/server.crt": 0o644,
         "pki/server.key": 0o600,
+        "policy.toml": 0o644,
     }
 
 
@@ -148,7 +149,8 @@ def test_what_the_configuration_offers_as_comments_can_be_taken_as_it_stands(
 
 
 STEPS = ["pki/ca.key", "pki/ca.crt", "pki/server.key", "pki/server.crt"]
-STEPS += ["pki/clients/ada.key", "pki/clients/ada.crt", "jobd.toml"]
+STEPS += ["pki/clients/ada.key", "pki/clients/ada.crt"]
+STEPS += ["policy.toml", "jobd.toml"]
 
 
 @pytest.mark.parametrize("made", range(len(STEPS)))
@@ -266,6 +268,25 @@ def test_more_users_get_certificates_and_no_name_is_given_twice(tmp_path: Path) 
     assert snapshot(tmp_path) == before
 
 
+def test_a_role_of_the_policy_file_gets_a_certificate_and_an_unknown_one_does_not(
+    tmp_path: Path,
+) -> None:
+    init_instance.init_instance(options(tmp_path / "i"))
+    arguments = ("cert", "issue", "bob", "--role", "operator", "--dir", tmp_path / "i")
+    refused = jobd(tmp_path, *arguments)
+    assert refused.returncode == 1
+    assert "with the role operator: the instance in" in refused.stderr
+    assert "knows admin, user; name one of these, or define the role" in refused.stderr
+    assert not (tmp_path / "i/pki/clients/bob.crt").exists()
+
+    with (tmp_path / "i/policy.toml").open("a") as file:
+        file.write('[roles.operator]\nverbs = { status = "any" }\n')
+    assert jobd(tmp_path, *arguments).returncode == 0
+    pem = (tmp_path / "i/pki/clients/bob.crt").read_bytes()
+    context = {"ssl_tls_version": [b"TLSv1.3"], "x509_pem_cert": [pem]}
+    assert principal_of(context, known_roles={"operator"}).roles == {"operator"}
+
+
 @pytest.mark.parametrize("name", ["", "../eve", "a/b", ".hidden", "a\nb", "x" * 65])
 def test_a_name_that_is_no_user_gets_no_certificate(tmp_path: Path, name: str) -> None:
     init_instance.init_instance(options(tmp_path / "i"))
@@ -288,7 +309,7 @@ def test_without_an_instance_or_its_cas_key_no_certificate_is_made(tmp_path: Pat
     "arguments",
     [
         ["issue", "bob", "--dir", "x"],
-        ["issue", "bob", "--dir", "x", "--role", "root"],
+        ["issue", "bob", "--dir", "x", "--role", "../root"],
         ["issue", "bob", "--dir", "x", "--role", "user", "--days", "0"],
         ["issue", "bob", "--dir", "x", "--role", "user", "--days", "1e3"],
         [],

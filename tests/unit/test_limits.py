@@ -280,7 +280,9 @@ def test_a_ceiling_of_cpus_bounds_and_refuses() -> None:
 def test_a_refusal_says_what_was_to_be_done_and_whose_ceiling_it_is() -> None:
     told = "^cannot update a job to --pids 5: the role dev allows at most 4;"
     with pytest.raises(JobError, match=told):
-        check_ceiling(Limits(pids=5), Limits(pids=4), what="update a job to", whose="the role dev")
+        check_ceiling(
+            Limits(pids=5), Limits(pids=4), lambda _: "the role dev", what="update a job to"
+        )
 
 
 def test_a_job_without_a_weight_has_no_more_than_its_ceiling() -> None:
@@ -425,3 +427,13 @@ def test_a_message_that_breaks_a_rule_is_an_invalid_argument(message: pb.Limits)
 def test_no_message_and_an_empty_one_set_nothing() -> None:
     assert limits_of(pb.StartRequest().limits) == limits_of(pb.Limits()) == NO_LIMITS
     assert limits_to_proto(NO_LIMITS) == pb.Limits()
+
+
+def test_a_job_whose_memory_ends_below_the_ceiling_of_high_memory_is_not_slowed() -> None:
+    ceiling = Limits(memory_high_bytes=4 << 30)
+    for asked in (Limits(memory_bytes=2 << 30), Limits(memory_bytes=4 << 30)):
+        bounded = check_ceiling(asked, ceiling)
+        assert bounded == asked
+        check_together(bounded)
+    assert check_ceiling(Limits(memory_bytes=5 << 30), ceiling).memory_high_bytes == 4 << 30
+    assert check_ceiling(Limits(memory_bytes=UNLIMITED), ceiling).memory_high_bytes == 4 << 30

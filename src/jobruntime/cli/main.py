@@ -30,6 +30,8 @@ VERBS: Final = {
     "resume": "let a paused job go on",
     "rm": "remove jobs that have ended",
     "prune": "remove all jobs that have ended, or the old ones",
+    "whoami": "tell who you are to the server",
+    "can-i": "tell whether you may do something",
 }
 DESCRIPTION: Final = "Run Linux processes as jobs on a server, within limits, and watch them."
 EPILOG: Final = """\
@@ -139,7 +141,7 @@ def _run(words: Sequence[str]) -> Exit:
         name, words_of_verb = rest[0], rest[1:]
         if name not in VERBS:
             parser.error(f"there is no command {name!r}")
-        verb = cast(Verb, import_module(f".{name}", __package__))
+        verb = cast(Verb, import_module(f".{name.replace('-', '_')}", __package__))
         _parse_verb(name, verb, words_of_verb, args)
     except SystemExit:  # argparse has printed the help
         return Exit.OK

@@ -6,6 +6,7 @@ import os
 from argparse import Action, ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from .explain import add_explain_flags, check_explain, explain
 from .failure import Exit, Failure
 from .limit_flags import add_limit_flags, limits_of
 from .log_bounds import add_bounds_flags, bounds_of
@@ -40,6 +41,7 @@ examples:
   jobc start --memory 2G --cpus 1.5 --pids 100 --io-write-bps /srv:20M /srv/import.sh
   jobc start --log-max 1G --log-full drop-oldest /srv/chatter
   jobc start --share bob:status,logs --share carol:stop /srv/import.sh
+  jobc start --explain --memory 10G /srv/import.sh
   jobc start --grace 1m -- sh -c 'trap "sleep 30; exit 0" TERM; sleep 1h & wait'
 
 exit codes: 126 the program cannot be executed, 127 it was not found, others as in jobc --help
@@ -111,6 +113,7 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
             "(default: a random one, for a retry of jobc's own)",
         ),
         add_share_flag(parser, "jobc update changes it."),
+        *add_explain_flags(parser),
         *add_limit_flags(parser, "What is not given is the server's default."),
         *add_bounds_flags(parser),
     ]
@@ -119,6 +122,8 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
 def run(args: Namespace, settings: Settings) -> Exit:
     """Start the job and print its id; raises Failure."""
     request = request_of(args)
+    if args.explain:
+        return explain(request, args.output or "text", settings)
     from .connection import call
 
     response = call(
@@ -146,6 +151,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
     from jobruntime.model.spec import DEFAULT_GRACE_MS, JobSpec
     from jobruntime.rpc.convert import start_request_of
 
+    check_explain(args)
     optional = {} if args.signal is None else {"stop_signal": args.signal}
     try:
         spec = JobSpec(

@@ -49,6 +49,8 @@ class Order:
     io: IoOrder
     """Its I/O rates, of which the spec has none."""
     uid: int | None
+    executable: str | None
+    """The absolute path to execute in the place of what argv[0] names; None: that."""
     gid: int | None
     user: str
     """The user's name in the job's environment, and nothing else."""
@@ -84,10 +86,11 @@ def read_order(site: Site, message: dict[str, object], directory: int, spec_fd: 
             raise ValueError("the spec is not sealed")
         raw = parse_json(read_whole(spec_fd))
         io = parse_io_order(raw.pop("io"))
+        executable = _executable(raw.pop("executable", None))
         spec = parse_spec(raw)
     except (ValueError, KeyError, TypeError, OSError, JobError) as error:
         raise StepError(Failure(Step.ORDER, 22)) from error
-    return Order(job_id, spec, io, uid, gid, user, rlimits, directory, site)
+    return Order(job_id, spec, io, uid, executable, gid, user, rlimits, directory, site)
 
 
 def _checked_user(site: Site, uid: object, gid: object) -> tuple[int | None, int | None]:
@@ -116,3 +119,11 @@ def _rlimits(value: object) -> tuple[tuple[str, int, int, int], ...]:
         check_rlimit(name, soft, hard)
         found.append((name, int(getattr(resource, f"RLIMIT_{name.upper()}")), soft, hard))
     return tuple(found)
+
+
+def _executable(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError("not the path of a program")
+    return value

@@ -25,7 +25,6 @@ from ..linux.signals import SIG_DFL, SIGCHLD, SIGINT, SIGPIPE, SIGXFSZ, set_sign
 from ..model.protocol import Detail, Failure, Step, encode_failure
 from .assignment import Files, Program
 
-DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HIGH: Final = 32
 
 
@@ -140,14 +139,6 @@ def _exec(program: Program, course: _Course) -> NoReturn:
             course.path = candidate
             denied = error
     raise denied or last
-
-
-def program_candidates(program: str, path: str) -> tuple[bytes, ...]:
-    """Return where `program` may be: itself if it has a slash, else in each directory of `path`."""
-    if "/" in program:
-        return (os.fsencode(program),)
-    # An empty entry means the working directory (environ(7)).
-    return tuple(os.fsencode(os.path.join(entry or ".", program)) for entry in path.split(":"))
 
 
 def _failure(course: _Course, error: OSError) -> Failure:

@@ -16,6 +16,7 @@ from ..linux.files import create_exclusive, encode_json, write_all
 from ..linux.limits import limit_writes
 from ..model.frames import BlockHeader, block_bytes_for, encode_block_header, segment_name
 from ..model.log_policy import LogPolicy, encode_log_policy
+from ..model.programs import DEFAULT_PATH, program_candidates
 from ..model.protocol import KEEPER_SOCKETS, STATUS_FILE, Failure, Step, StepError
 from ..model.record import Progress, encode_progress
 from ..model.state import State
@@ -23,7 +24,6 @@ from .assignment import Assignment, Files, Paths, Program, Stopping
 from .limits import apply_limits, encode_io
 from .order import Order
 from .outcome import OutcomeFile
-from .payload import DEFAULT_PATH, program_candidates
 from .tracking import CgroupTracker
 
 _TIME_MARK = 1234567890123456789
@@ -200,7 +200,8 @@ def _program(order: Order, home: str) -> Program:
     default |= {"USER": order.user, "LOGNAME": order.user}
     environment = default | dict(spec.env)
     return Program(
-        candidates=program_candidates(spec.argv[0], environment["PATH"]),
+        # What the policy has checked is what is run, whatever argv[0] and PATH say.
+        candidates=program_candidates(order.executable or spec.argv[0], environment["PATH"]),
         argv=tuple(os.fsencode(arg) for arg in spec.argv),
         environment={os.fsencode(k): os.fsencode(v) for k, v in environment.items()},
         working_directory=os.fsencode(spec.working_directory or home),

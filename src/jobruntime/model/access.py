@@ -1,17 +1,15 @@
-"""Who may do what: principals, roles, and one table of verbs. Whatever it lacks is denied."""
+"""The words of access: principals, roles, verbs and scopes. What they may is in policy.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum, unique
-from types import MappingProxyType
 from typing import Final
 
 
 @unique
 class Role(StrEnum):
-    """A role that a certificate's organization (O) can name."""
+    """A role that every server knows. A policy file can have others; roles are names, so `str`."""
 
     ADMIN = "admin"
     USER = "user"
@@ -31,6 +29,13 @@ class Verb(StrEnum):
     RESUME = "resume"
     REMOVE = "remove"
     PRUNE = "prune"
+    WHOAMI = "whoami"
+    CAN_I = "can-i"
+    EXPLAIN = "explain"
+
+
+ABOUT_ONESELF: Final = frozenset({Verb.WHOAMI, Verb.CAN_I, Verb.EXPLAIN})
+"""Verbs of everybody with a role: they tell a caller of himself. No policy gives or takes them."""
 
 
 @unique
@@ -46,24 +51,5 @@ class Principal:
     """A caller: the user name (CN) and roles (O) of a verified client certificate."""
 
     name: str
-    roles: frozenset[Role]
+    roles: frozenset[str]
     serial: str = ""
-
-
-Policy = Mapping[Role, Mapping[Verb, Scope]]
-
-DEFAULT_POLICY: Final[Policy] = MappingProxyType(
-    {
-        Role.ADMIN: MappingProxyType(dict.fromkeys(Verb, Scope.ANY)),
-        Role.USER: MappingProxyType(dict.fromkeys(Verb, Scope.OWN)),
-    }
-)
-"""The design's table: an admin may do anything with any job, a user with his own."""
-
-
-def allowed_scope(policy: Policy, principal: Principal, verb: Verb) -> Scope | None:
-    """Return the widest scope that any of the principal's roles gives `verb`; None is a refusal."""
-    scopes = {policy[role].get(verb) for role in principal.roles if role in policy}
-    if Scope.ANY in scopes:
-        return Scope.ANY
-    return Scope.OWN if Scope.OWN in scopes else None

@@ -67,6 +67,20 @@ def check_rates(asked: Iterable[IoLimit], ceilings: Iterable[IoCeiling]) -> None
                 )
 
 
+def cut_rates(base: Iterable[IoLimit], ceilings: Iterable[IoCeiling]) -> tuple[IoLimit, ...]:
+    """Return `base`, which nobody asked for, with all above a ceiling of its disk brought down."""
+    bounds = list(_bounds(ceilings))
+    cut = []
+    for rate in base:
+        for _, most, name in bounds:
+            value: int | None = getattr(rate, name)
+            if most.device == rate.device and value is not None:
+                lower = {name: min(value, getattr(most, name))}
+                rate = replace(rate, **lower)
+        cut.append(rate)
+    return tuple(cut)
+
+
 def replace_rates(base: tuple[IoLimit, ...], over: tuple[IoLimit, ...]) -> tuple[IoLimit, ...]:
     """Return `over` and those rates of `base` that it does not set for the same disk."""
     kept = []

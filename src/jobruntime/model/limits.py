@@ -219,13 +219,22 @@ def join_rates(rates: Iterable[IoLimit]) -> tuple[IoLimit, ...]:
     return tuple(found.values())
 
 
+def _server(_: str) -> str:
+    return SERVER
+
+
 def check_ceiling(
-    limits: Limits, ceiling: Limits, *, what: str = "run a job with", whose: str = SERVER
+    limits: Limits,
+    ceiling: Limits,
+    rule: Callable[[str], str] = _server,
+    *,
+    what: str = "run a job with",
 ) -> Limits:
     """Return `limits`, bounded by the operator's `ceiling` where they say nothing.
 
     Not of I/O rates, see io_rates.py. Raises JobError (LIMIT_ABOVE_CEILING) where more is asked
-    for; `what` was to be done, and `whose` ceiling it is.
+    for: `what` was to be done, and `rule` says who allows no more, given the limit's name in the
+    configuration.
     """
     bounded: dict[str, int] = {}
     for name, kind in KINDS.items():
@@ -235,22 +244,32 @@ def check_ceiling(
             continue
         if asked is not None and asked > most:
             shown = f"{what} {kind.flag} {_shown(kind, asked)}"
-            raise above_ceiling(shown, kind.format(most), whose)
-        # A job that says nothing has no limit, or the weight 100; of swap it has none.
+            raise above_ceiling(shown, kind.format(most), rule(_key(kind.flag)))
+        # A job that says nothing has no limit, or the weight 100; of swap it has none. Where its
+        # memory ends at or below the ceiling of --memory-high, it never comes to that one.
+        if name == "memory_high_bytes" and (limits.memory_bytes or UNLIMITED) <= most:
+            continue
         if asked is None and name != "memory_swap_bytes":
             bounded[name] = most if kind.may_be_unlimited else min(most, DEFAULT_WEIGHT)
-    asked_cpus, most_cpus = limits.cpuset, ceiling.cpuset
-    if most_cpus and asked_cpus is not None and not _is_within(asked_cpus, most_cpus):
-        raise above_ceiling(f"{what} --cpuset {asked_cpus or 'max'}", most_cpus, whose)
     return replace(
         limits,
-        cpuset=most_cpus if asked_cpus is None else asked_cpus,
+        cpuset=_bounded_cpuset(limits.cpuset, ceiling.cpuset, rule, what),
         **bounded,  # type: ignore[arg-type] # all of these fields are numbers
     )
 
 
-def _is_within(cpus: str, most: str) -> bool:
-    return cpus != "" and parse_cpuset(cpus) <= parse_cpuset(most)
+def _bounded_cpuset(
+    asked: str | None, most: str | None, rule: Callable[[str], str], what: str
+) -> str | None:
+    if not most or asked is None:
+        return asked if asked is not None else most
+    if asked == "" or not parse_cpuset(asked) <= parse_cpuset(most):
+        raise above_ceiling(f"{what} --cpuset {asked or 'max'}", most, rule("cpuset"))
+    return asked
+
+
+def _key(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _shown(kind: Kind, value: int) -> str:

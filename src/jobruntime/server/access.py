@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from google.protobuf.message import DecodeError
 
-from jobruntime.model.access import Policy, Principal, Scope, Verb, allowed_scope
+from jobruntime.model.access import Principal, Scope, Verb
+from jobruntime.model.admission import denied
 from jobruntime.model.errors import JobError, Reason, invalid
+from jobruntime.model.policy import Policy, decide
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
 
@@ -35,6 +37,9 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}Resume": Verb.RESUME,
     f"{_PREFIX}Remove": Verb.REMOVE,
     f"{_PREFIX}Prune": Verb.PRUNE,
+    f"{_PREFIX}WhoAmI": Verb.WHOAMI,
+    f"{_PREFIX}CanI": Verb.CAN_I,
+    f"{_PREFIX}Explain": Verb.EXPLAIN,
 }
 """What each method asks for. A method that is missing here is refused."""
 
@@ -46,8 +51,17 @@ class Caller:
     principal: Principal
     owner: str | None
     """Only this owner's jobs; None: everybody's."""
-    verbs: frozenset[Verb] = frozenset()
-    """All that he may do, at least with his own jobs."""
+    scope: Scope
+    rule: str
+    """The rule of the policy that let the call in, as it is logged."""
+    policy: Policy
+    """The policy that the call is judged by to its end."""
+
+    @property
+    def verbs(self) -> frozenset[Verb]:
+        """All that he may do, at least with his own jobs."""
+        decisions = ((verb, decide(self.policy, self.principal, verb)) for verb in Verb)
+        return frozenset(verb for verb, decision in decisions if decision.allowed)
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -67,7 +81,8 @@ if TYPE_CHECKING:  # only the stubs know these as generic
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler in authentication, policy and the telling of errors."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Callable[[], Policy]) -> None:
+        """`policy` gives the one in force, for each call anew."""
         self._policy = policy
 
     async def intercept_service(  # type: ignore[override] # the stubs leave its types open
@@ -124,19 +139,19 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         return guarded
 
     def _admit(self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]) -> None:
-        # The stubs say str -> bytes; at run time the values are sequences of bytes.
-        peer = cast("Mapping[str, list[bytes]]", context.auth_context())
-        principal = principal_of(peer)
-        scope = None if verb is None else allowed_scope(self._policy, principal, verb)
-        if scope is None:
-            raise JobError(
-                Reason.PERMISSION_DENIED,
-                f"cannot {verb or 'do that'}: no role of user {principal.name!r} allows it",
-                "ask the operator for a certificate with a role that does",
-            )
-        owner = None if scope is Scope.ANY else principal.name
-        verbs = (verb for verb in Verb if allowed_scope(self._policy, principal, verb))
-        _caller.set(Caller(principal, owner, frozenset(verbs)))
+        policy = self._policy()
+        principal = principal_of(peer_of(context), known_roles=policy.known)
+        decision = decide(policy, principal, verb)
+        if decision.scope is None:
+            raise denied(principal, verb)
+        owner = None if decision.scope is Scope.ANY else principal.name
+        _caller.set(Caller(principal, owner, decision.scope, decision.rule, policy))
+
+
+def peer_of(context: grpc.aio.ServicerContext[object, object]) -> Mapping[str, list[bytes]]:
+    """Return what TLS says of the caller."""
+    # The stubs say str -> bytes; at run time the values are sequences of bytes.
+    return cast("Mapping[str, list[bytes]]", context.auth_context())
 
 
 def _serializer(handler: _Handler) -> Callable[[object], bytes]:

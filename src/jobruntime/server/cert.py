@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobruntime.model.access import Role
-from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.errors import JobError, Reason, invalid
+from jobruntime.model.policy import DEFAULT_POLICY, ROLE_NAMES, is_role_name
 from jobruntime.server.errors_out import run_reporting
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--role",
         action="append",
         required=True,
-        choices=[str(role) for role in Role],
-        help="a role (O); may be repeated",
+        type=_role,
+        metavar="ROLE",
+        help="a role (O): admin, user, or one of the instance's policy file; may be repeated",
     )
     issue.add_argument(
         "--dir", required=True, type=Path, metavar="DIR", help="where the instance lives"
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     return run_reporting(lambda: _run(args))
 
 
-def issue_certificate(directory: Path, name: str, roles: list[Role], *, days: int) -> Pair:
+def issue_certificate(directory: Path, name: str, roles: Sequence[str], *, days: int) -> Pair:
     """Make key and certificate of the user in `directory`/pki/clients and return where they are.
 
     Raises JobError, NAME_IN_USE where the user has a certificate: it is never overwritten.
@@ -79,6 +81,34 @@ def issue_certificate(directory: Path, name: str, roles: list[Role], *, days: in
     return pair
 
 
+def check_roles(directory: Path, roles: Sequence[str]) -> None:
+    """Refuse a role that the instance in `directory` does not know; raises JobError.
+
+    Its policy file is read only where one is not of the built-in table.
+    """
+    strange = [role for role in roles if role not in DEFAULT_POLICY.known]
+    config = directory / "jobd.toml"
+    if not strange or not config.exists():
+        known = DEFAULT_POLICY.known
+    else:
+        from jobruntime.server.policy_file import read_policy_of
+
+        known = read_policy_of(config).known
+    for role in strange:
+        if role not in known:
+            raise invalid(
+                f"cannot make a certificate with the role {role}: the instance in {directory} "
+                f"knows {', '.join(sorted(known))}",
+                "name one of these, or define the role in its policy.toml first",
+            )
+
+
+def _role(text: str) -> str:
+    if not is_role_name(text):
+        raise argparse.ArgumentTypeError(f"{text!a} is no role; {ROLE_NAMES}")
+    return text
+
+
 def _days(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 36_500:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of days from 1 to 36500")
@@ -86,7 +116,8 @@ def _days(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    roles = [Role(role) for role in args.role]
+    roles: list[str] = args.role
+    check_roles(args.dir, roles)
     pair = issue_certificate(args.dir, args.name, roles, days=args.days)
     ca = pair.certificate.parent.parent / "ca.crt"
     quoted = shlex.quote

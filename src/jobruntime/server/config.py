@@ -81,6 +81,8 @@ class Config:
     logs: LogsConfig
     retention: Retention
     users: UserConfig
+    policy: Path | None = None
+    """The policy's file; None: the built-in table."""
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -135,6 +137,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         logs=logs_of(logs),
         retention=retention_of(retention),
         users=users_of(jobs),
+        policy=top.path("policy", "") if top.has("policy") else None,
     )
     for table in (top, tls, jobs, cgroup, limits, logs, retention):
         table.refuse_unknown()

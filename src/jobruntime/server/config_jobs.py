@@ -20,7 +20,7 @@ class UserConfig:
 
 def users_of(jobs: Table) -> UserConfig:
     """Return what the table says; raises JobError (CONFIG_INVALID)."""
-    return UserConfig(jobs.texts("accounts"), _rlimits_of(jobs))
+    return UserConfig(jobs.texts("accounts") or (), _rlimits_of(jobs))
 
 
 def _rlimits_of(jobs: Table) -> Rlimits:

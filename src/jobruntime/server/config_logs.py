@@ -30,18 +30,24 @@ class LogsConfig:
 
 def logs_of(table: Table) -> LogsConfig:
     """Return what [logs] says; raises JobError (CONFIG_INVALID)."""
-    most, ceiling = _log_size(table, "max"), _log_size(table, "ceiling")
-    if most is not None and ceiling is not None and most > ceiling:
-        raise table.bad("max", "it is more than the ceiling", "give less, or a higher ceiling")
+    default, ceiling = role_logs_of(table)
     followers = table.count("followers_per_user")
     reserve_bytes, reserve_percent = _reserve(table)
     return LogsConfig(
-        default=LogPolicy(most, _full(table)),
+        default=default,
         ceiling_bytes=ceiling,
         reserve_bytes=reserve_bytes,
         reserve_percent=reserve_percent,
         followers_per_user=DEFAULT_FOLLOWERS if followers is None else followers,
     )
+
+
+def role_logs_of(table: Table) -> tuple[LogPolicy, int | None]:
+    """Return default and ceiling in a role's table of the policy; raises JobError."""
+    most, ceiling = _log_size(table, "max"), _log_size(table, "ceiling")
+    if most is not None and ceiling is not None and most > ceiling:
+        raise table.bad("max", "it is more than the ceiling", "give less, or a higher ceiling")
+    return LogPolicy(most, _full(table)), ceiling
 
 
 def retention_of(table: Table) -> Retention:

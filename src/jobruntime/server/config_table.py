@@ -31,6 +31,30 @@ class Table:
         self._known.add(key)
         return key in self._values
 
+    def keys(self) -> list[str]:
+        """Return the keys that are there, in the file's order."""
+        return list(self._values)
+
+    def value(self, key: str) -> object:
+        """Return whatever is there; None where there is nothing, which TOML cannot say."""
+        return self._values[key] if self.has(key) else None
+
+    def texts(self, key: str) -> tuple[str, ...] | None:
+        """Return a list of strings that are not empty; None where there is none."""
+        value = self.value(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+            raise self.bad(key, "it is not a list of words", f'write it as {key} = ["one", "two"]')
+        return tuple(value)
+
+    def truth(self, key: str) -> bool:
+        """Return a boolean; false where there is none."""
+        value = self.value(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.bad(key, "it is not a boolean", "write true or false, without quotes")
+        return value is True
+
     def table(self, key: str) -> Table:
         """Return the table below; an empty one where there is none."""
         value = self._values[key] if self.has(key) else {}
@@ -56,15 +80,6 @@ class Table:
         if not isinstance(value, str):
             raise self.bad(key, "it is not a string", 'write it in quotes, as in key = "value"')
         return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of strings."""
-        value = self._values[key] if self.has(key) else []
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self.bad(
-                key, "it is not a list of strings", f'write it as {key} = ["one", "two"]'
-            )
-        return tuple(value)
 
     def entries(self) -> Mapping[str, object]:
         """Return all of the table, unchecked."""

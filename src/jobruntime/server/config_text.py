@@ -21,6 +21,9 @@ state_dir = "state"
 # Above the jobs' own directories. As root, every directory on the way must be passable by others.
 work_dir = {toml_string(str(work_dir))}
 
+# Who may do what, and within which bounds. Without this key: the built-in table (docs/policy.md).
+policy = "policy.toml"
+
 [tls]
 ca = "pki/ca.crt"
 cert = "pki/server.crt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -12,9 +12,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from jobruntime.model.access import Principal, Role
+from jobruntime.model.access import Principal
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.model.names import MAX_NAME_CHARS, name_fault
+from jobruntime.model.policy import DEFAULT_POLICY
 
 _REMEDY: Final = "ask the server's operator for a certificate made by `jobd cert issue`"
 
@@ -27,7 +28,10 @@ class _Identity:
 
 
 def principal_of(
-    auth_context: Mapping[str, Sequence[bytes]], *, now: dt.datetime | None = None
+    auth_context: Mapping[str, Sequence[bytes]],
+    *,
+    now: dt.datetime | None = None,
+    known_roles: Collection[str] = DEFAULT_POLICY.known,
 ) -> Principal:
     """Return the principal of a call from gRPC's `context.auth_context()`.
 
@@ -36,12 +40,8 @@ def principal_of(
     outlive its certificate. Raises JobError (UNAUTHENTICATED) for everything else than TLS 1.3 and
     one certificate with a proper name and known roles only.
     """
-    if list(auth_context.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
-        raise _refused("the connection is not TLS 1.3", "use a client that speaks TLS 1.3")
-    certificates = list(auth_context.get("x509_pem_cert", ()))
-    if len(certificates) != 1:
-        raise _refused("there is no client certificate", _REMEDY)
-    identity = _read_identity(certificates[0])
+    identity = _identity_in(auth_context)
+    _check_roles(identity.principal.roles, known_roles)
     now = dt.datetime.now(dt.UTC) if now is None else now
     if now < identity.not_before:
         raise _refused("the client certificate is not valid yet", "compare the hosts' clocks")
@@ -49,6 +49,20 @@ def principal_of(
         ended = f"{identity.not_after:%Y-%m-%d %H:%M:%S} UTC"
         raise _refused(f"the client certificate expired at {ended}", _REMEDY)
     return identity.principal
+
+
+def expiry_of(auth_context: Mapping[str, Sequence[bytes]]) -> dt.datetime:
+    """Return when the caller's certificate ends; the errors of `principal_of`."""
+    return _identity_in(auth_context).not_after
+
+
+def _identity_in(auth_context: Mapping[str, Sequence[bytes]]) -> _Identity:
+    if list(auth_context.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
+        raise _refused("the connection is not TLS 1.3", "use a client that speaks TLS 1.3")
+    certificates = list(auth_context.get("x509_pem_cert", ()))
+    if len(certificates) != 1:
+        raise _refused("there is no client certificate", _REMEDY)
+    return _read_identity(certificates[0])
 
 
 def check_user_name(name: str) -> None:
@@ -106,19 +120,23 @@ def _name_in(subject: x509.Name) -> str:
     return names[0]
 
 
-def _roles_in(subject: x509.Name) -> frozenset[Role]:
+def _roles_in(subject: x509.Name) -> frozenset[str]:
     texts = _texts(subject, NameOID.ORGANIZATION_NAME)
     if not texts:
         raise _refused("the client certificate names no role (O)", _REMEDY)
-    for text in texts:
-        # One unknown role spoils all: it may be a misspelt one, or one of a newer server.
-        if text not in set(Role):
+    return frozenset(texts)
+
+
+def _check_roles(roles: Collection[str], known: Collection[str]) -> None:
+    # With each call, for the policy may have changed. One unknown role spoils all: it may be a
+    # misspelt one, or one of a newer server.
+    for role in sorted(roles):
+        if role not in known:
             raise _refused(
-                f"the client certificate names {text[:MAX_NAME_CHARS]!a} as a role (O), "
-                f"which is none of {', '.join(Role)}",
+                f"the client certificate names {role[:MAX_NAME_CHARS]!a} as a role (O), "
+                f"which is none of {', '.join(sorted(known))}",
                 _REMEDY,
             )
-    return frozenset(Role(text) for text in texts)
 
 
 def _texts(subject: x509.Name, oid: ObjectIdentifier) -> list[str]:

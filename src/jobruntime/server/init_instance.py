@@ -25,12 +25,14 @@ from jobruntime.server.config import (
 )
 from jobruntime.server.config_text import config_text
 from jobruntime.server.errors_out import run_reporting
+from jobruntime.server.policy_text import POLICY_TEXT
 
 # `cryptography` costs 70 ms, so what needs it is imported late: `jobd --help` does without.
 if TYPE_CHECKING:
     from jobruntime.server.pki import Authority, Pair
 
 CONFIG_NAME: Final = "jobd.toml"
+POLICY_NAME: Final = "policy.toml"
 _OUTSIDE_WORK: Final = Path("/var/lib/jobd")
 
 
@@ -120,6 +122,9 @@ def init_instance(options: InitOptions) -> InitResult:
         admin = _make_certificates(options, directory / "pki", names)
     work_outside = work_dir.parent != directory
     text = config_text(options.listen, directory, work_dir if work_outside else Path("work"))
+    policy = directory / POLICY_NAME
+    if not os.path.lexists(policy):  # an interrupted run has left it
+        write_new(policy, POLICY_TEXT.encode(), 0o644)
     write_new(config, text.encode(), 0o644)
     return InitResult(
         directory=directory,

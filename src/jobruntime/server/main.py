@@ -18,6 +18,7 @@ a first server:
   jobd cert issue alice --role user --dir ~/jobs
   jobd stop --config ~/jobs/jobd.toml         end the server; jobs go on
   jobd stop --config ~/jobs/jobd.toml --jobs  end the jobs, too
+  jobd policy check ~/jobs/policy.toml        who may do what
   jobd doctor --config ~/jobs/jobd.toml       see what this host lacks, and try every limit
 
 exit codes: 0 done, 1 refused or failed (one sentence on stderr), 2 wrong usage
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="serve one instance, in the foreground",
         description="Serve one instance until SIGTERM or Ctrl-C. Its jobs go on without the "
-        "server, and a server started again finds them.",
+        "server, and a server started again finds them. SIGHUP has it read its policy anew.",
     )
     serve.add_argument("--config", required=True, metavar="FILE", help="made by jobd init")
     serve.set_defaults(module="serve")
@@ -61,7 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     stop.set_defaults(module="stop")
     _add_doctor(commands)
+    _add_policy(commands)
     return parser
+
+
+def _add_policy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from . import policy_check
+
+    policy = commands.add_parser("policy", help="check who may do what")
+    policy_check.add_arguments(policy)
+    policy.set_defaults(module="policy_check")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

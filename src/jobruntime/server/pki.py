@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from jobruntime.model.access import Role
 from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.rpc.tls import read_certificates, read_private_key
 from jobruntime.server.identity import check_user_name
@@ -145,7 +144,7 @@ def issue_client(
     authority: Authority,
     pair: Pair,
     name: str,
-    roles: Iterable[Role],
+    roles: Iterable[str],
     *,
     days: int = LEAF_DAYS,
     now: dt.datetime | None = None,

@@ -12,9 +12,9 @@ import resource
 import signal
 import socket
 import sys
+from functools import partial
 from typing import Final
 
-from jobruntime.model.access import DEFAULT_POLICY
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.rpc.memory import keep_large_blocks
@@ -22,9 +22,13 @@ from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
 from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
+from .admissions import Admissions
 from .config import Config, read_config
 from .followers import Followers
 from .notify import notify
+from .policies import Policies
+from .programs import Programs
+from .reload import Reloads
 from .search import compile_search
 from .service import JobService
 
@@ -67,20 +71,26 @@ def settings_of(config: Config) -> Settings:
 
 
 async def serve(config: Config) -> None:
-    """Serve one instance until SIGTERM or SIGINT; its jobs go on.
+    """Serve one instance until SIGTERM or SIGINT; its jobs go on. SIGHUP reads the policy anew.
 
     Raises JobError: CONFIG_INVALID, INSTANCE_IN_USE, SPAWNER_UNAVAILABLE.
     """
     keep_large_blocks()
     _raise_open_files()
     credentials = server_credentials(config.tls.cert, config.tls.key, config.tls.ca)
+    policies = Policies(config)
+    reloads = Reloads()
     requests: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
+    loop.add_signal_handler(signal.SIGHUP, reloads.request)
     async with LocalWorker(settings_of(config), compile_search) as worker:
+        reloads.add("the policy", partial(policies.reload, worker))
+        await policies.warn(worker)
         try:
-            await _serve_worker(config, credentials, worker, requests)
+            async with reloads.running():
+                await _serve_worker(config, credentials, worker, policies, requests)
         finally:
             await worker.retire()
 
@@ -89,13 +99,15 @@ async def _serve_worker(
     config: Config,
     credentials: grpc.ServerCredentials,
     worker: LocalWorker,
+    policies: Policies,
     requests: asyncio.Queue[int],
 ) -> None:
     server = grpc.aio.server(
-        interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
+        interceptors=[AccessInterceptor(lambda: policies.current)], options=list(SERVER_OPTIONS)
     )
     followers = Followers(config.logs.followers_per_user)
-    service = JobService(worker, config.default_grace_ms, followers)
+    admissions = Admissions(Programs(for_others=bool(worker.instance.uids)))
+    service = JobService(worker, config.default_grace_ms, followers, admissions)
     service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
     port = _bind(server, config, credentials)
     await server.start()

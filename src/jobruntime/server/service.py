@@ -7,9 +7,11 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
+from jobruntime.model.access import Verb
 from jobruntime.model.errors import JobError, Reason, invalid
+from jobruntime.model.policy import quota_of
 from jobruntime.model.shares import check_may_share
 from jobruntime.model.state import State
 from jobruntime.rpc.convert import spec_of, status_to_proto, usage_to_proto
@@ -20,8 +22,13 @@ from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
 
+from . import about
 from .access import Caller, current_caller
+from .admissions import Admissions
 from .followers import Followers
+
+if TYPE_CHECKING:
+    from jobruntime.rpc.tls import grpc
 
 _logger = logging.getLogger(__name__)
 
@@ -34,8 +41,15 @@ _LONGEST_INTERVAL_MS: Final = 3_600_000
 class JobService(service_pb2_grpc.JobServiceServicer):
     """Answers the calls of proto/service.proto."""
 
-    def __init__(self, worker: Worker, default_grace_ms: int, followers: Followers) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        default_grace_ms: int,
+        followers: Followers,
+        admissions: Admissions,
+    ) -> None:
         self._worker = worker
+        self._admissions = admissions
         self._default_grace_ms = default_grace_ms
         self._followers = followers
         self._last_encoded: tuple[LogBatch, bytes] | None = None
@@ -46,7 +60,8 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         caller = current_caller()
         check_may_share(spec.shares, caller.verbs)
         owner = caller.principal.name
-        job_id = await self._worker.start(spec, owner=owner)
+        terms = (await self._admissions.start(caller, spec)).terms
+        job_id = await self._worker.start(spec, owner=owner, terms=terms)
         _logger.info("%s started job %s", owner, job_id)  # never its argv: it may hold secrets
         return pb.StartResponse(job_id=job_id)
 
@@ -75,7 +90,10 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         if request.share or request.unshare:
             return await self._share(request, caller)
         changes = limits_of(request.limits)
-        status = await self._worker.update(_reference(request.job), changes, owner=caller.owner)
+        job, terms = await self._admissions.update(
+            caller, self._worker, _reference(request.job), changes
+        )
+        status = await self._worker.update(job, changes, owner=caller.owner, terms=terms)
         _logger.info("%s changed limits of job %s", caller.principal.name, status.job_id)
         return pb.UpdateResponse(status=status_to_proto(status))
 
@@ -136,6 +154,20 @@ class JobService(service_pb2_grpc.JobServiceServicer):
             _logger.info("%s removed %d jobs", user, len(removed.job_ids))
         return pb.PruneResponse(job_ids=removed.job_ids, freed_bytes=removed.freed_bytes)
 
+    async def WhoAmI(
+        self, request: pb.WhoAmIRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> pb.WhoAmIResponse:
+        """Tell the caller who he is."""
+        return about.who_am_i(context)
+
+    async def CanI(self, request: pb.CanIRequest, context: object) -> pb.CanIResponse:
+        """Tell the caller what he may."""
+        return await about.can_i(self._worker, request)
+
+    async def Explain(self, request: pb.ExplainRequest, context: object) -> pb.ExplainResponse:
+        """Tell what a start would run."""
+        return await about.explain(self._worker, self._admissions, request, self._default_grace_ms)
+
     async def Stats(
         self, request: pb.StatsRequest, context: object
     ) -> AsyncIterator[pb.StatsResponse]:
@@ -163,7 +195,8 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         """Stream a job's output; batches come encoded."""
         caller = current_caller()
         query = log_query_of(request)
-        with self._followers.counted(caller.principal.name):
+        quota = quota_of(caller.policy, caller.principal, Verb.LOGS)
+        with self._followers.counted(caller.principal.name, quota, "the roles' quota"):
             events = self._worker.logs(_reference(request.job), query, owner=caller.owner)
             async with aclosing(events):  # type: ignore[type-var] # it is a generator
                 async for event in events:

@@ -8,8 +8,8 @@
 It needs no gRPC, and nothing but the standard library.
 """
 
+from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason
-from ..model.grant import Grant
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
 from ..model.quota import Quota
@@ -21,11 +21,12 @@ from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
 from .engine import LocalWorker
 from .log_filter import LineSearch
+from .policy import Plan
 from .settings import Settings
 
 __all__ = [
+    "NO_TERMS",
     "Exited",
-    "Grant",
     "JobError",
     "JobSpec",
     "JobStatus",
@@ -39,6 +40,7 @@ __all__ = [
     "LogQuery",
     "Lost",
     "Outcome",
+    "Plan",
     "Quota",
     "Reason",
     "Removed",
@@ -47,5 +49,6 @@ __all__ = [
     "Share",
     "Signaled",
     "State",
+    "Terms",
     "Worker",
 ]

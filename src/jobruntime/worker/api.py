@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
+from ..model.admission import NO_TERMS, Terms
 from ..model.frames import Entry, Totals
-from ..model.grant import Grant
 from ..model.limits import Limits
 from ..model.log_query import WHOLE_LOG, LogQuery
-from ..model.quota import Quota
 from ..model.shares import Share
 from ..model.spec import JobSpec
 from ..model.status import JobStatus
 from ..model.usage import Usage
+from .policy import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,14 @@ class Worker(ABC):
     """
 
     @abstractmethod
-    async def start(
-        self,
-        spec: JobSpec,
-        *,
-        owner: str,
-        grant: Grant | None = None,
-        quota: Quota | None = None,
-        quota_rule: str = "",
-    ) -> str:
+    async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """Start a job and return its id, once exec has succeeded; a failed start leaves nothing.
 
-        `grant` is what its caller's policy gives the job: without one, no user but the owner's own.
+        `terms` are what a policy admits it on; they are held here, and not asked for again. Without
+        any, the job gets no user but the owner's own. Their quota is the owner's, and holds however
+        many starts are made at once; a retry that finds its job does not count.
 
         A `request_id` in the spec makes a retry safe: the same id and spec return the same job.
-        `quota` is the owner's, and holds however many starts are made at once; refusals call it
-        `quota_rule` ("role user's quota"). A retry that finds its job does not count.
 
         Raises JobError: PROGRAM_*, WORKING_DIRECTORY, SPEC_TOO_LARGE, KILLED_BEFORE_EXEC or
         START_STEP_FAILED for what the start ran into; REQUEST_ID_REUSED, NAME_IN_USE;
@@ -85,6 +77,13 @@ class Worker(ABC):
         that contradict each other or the defaults; PERMISSION_DENIED for a user that is not
         granted, USER_UNAVAILABLE for one that is not to be had; RESOURCE_EXHAUSTED;
         SPAWNER_UNAVAILABLE.
+        """
+
+    @abstractmethod
+    async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
+        """Return what `start` would give the job, and start nothing.
+
+        Raises JobError: LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, INVALID_ARGUMENT.
         """
 
     @abstractmethod
@@ -107,19 +106,11 @@ class Worker(ABC):
 
     @abstractmethod
     async def update(
-        self,
-        job: str,
-        changes: Limits,
-        *,
-        owner: str | None = None,
-        quota: Quota | None = None,
-        quota_rule: str = "",
-        quota_of: str | None = None,
+        self, job: str, changes: Limits, *, owner: str | None = None, terms: Terms = NO_TERMS
     ) -> JobStatus:
         """Change what `changes` sets of a running job's limits: all of it, or nothing.
 
-        `quota` is that of the owner `quota_of`, and holds where the job is his; `quota_rule` as in
-        `start`. Another's job is not held to it, and counts for its owner as it then is.
+        `terms` are what a policy admits it on; their quota is the job's owner's.
 
         Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS, INVALID_ARGUMENT, LIMIT_ABOVE_CEILING,
         LIMIT_NOT_ENFORCEABLE, LIMIT_REFUSED, WRONG_STATE, KEEPER_UNREACHABLE, RESOURCE_EXHAUSTED.

@@ -13,12 +13,11 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from ..model.access import Verb
+from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason, invalid
-from ..model.grant import NO_GRANT, Grant
 from ..model.io_rates import encode_io_order
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
-from ..model.quota import Quota
 from ..model.record import Progress
 from ..model.shares import Share
 from ..model.spec import JobSpec, check_grace_ms, same_request
@@ -35,7 +34,7 @@ from .logs import Found
 from .lookup import Lookup, not_found
 from .operator_limits import check_cpus, resolve_settings
 from .owners import Owners
-from .policy import LimitPolicy
+from .policy import LimitPolicy, Plan
 from .quotas import Quotas
 from .recovery import Settled, recoverable_ids, settle
 from .removal import Remover
@@ -188,18 +187,9 @@ class LocalWorker(Worker):
 
     # -- start
 
-    async def start(
-        self,
-        spec: JobSpec,
-        *,
-        owner: str,
-        grant: Grant | None = None,
-        quota: Quota | None = None,
-        quota_rule: str = "",
-    ) -> str:
+    async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """See Worker.start."""
-        grant = grant or NO_GRANT
-        self._users.check(spec.user, grant)
+        self._users.check(spec.user, terms)
         if self._closing:
             raise JobError(
                 Reason.SPAWNER_UNAVAILABLE,
@@ -207,7 +197,7 @@ class LocalWorker(Worker):
                 "try again when it is back",
             )
         # A caller that gives up must not leave half a job: the start goes on without him.
-        starting = asyncio.ensure_future(self._start(spec, owner, grant, quota, quota_rule))
+        starting = asyncio.ensure_future(self._start(spec, owner, terms))
         self._starts.add(starting)
         starting.add_done_callback(self._forget_start)
         try:
@@ -225,9 +215,7 @@ class LocalWorker(Worker):
         if not starting.cancelled():
             starting.exception()  # marks it as seen: the caller may be gone
 
-    async def _start(
-        self, spec: JobSpec, owner: str, grant: Grant, quota: Quota | None, rule: str
-    ) -> str:
+    async def _start(self, spec: JobSpec, owner: str, terms: Terms) -> str:
         async with self._reservations.held(owner, spec) as earlier:
             if earlier is None:
                 earlier = await self._earlier_job(owner, spec)
@@ -241,16 +229,27 @@ class LocalWorker(Worker):
                     f"cannot start a second job named {spec.name!r}: the first has not ended",
                     "stop it, or choose another name",
                 )
-            limits = self._policy.at_start(spec.limits)
-            io = self._policy.io_at_start(spec.limits)
-            log = self._policy.log_at_start(spec.log)
-            with self._quotas.starting(owner, limits, log, quota, rule):
-                started = await self._starter.start(spec, limits, io, log, owner, grant)
+            limits = self._policy.at_start(spec.limits, terms)
+            io = self._policy.io_at_start(spec.limits, terms)
+            log = self._policy.log_at_start(spec.log, terms)
+            with self._quotas.starting(owner, limits, log, terms.quota, terms.quota_rule):
+                started = await self._starter.start(spec, limits, io, log, owner, terms)
                 self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
             self._reservations.keep(owner, spec, started.record.job_id)
             return started.record.job_id
+
+    async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
+        """See Worker.plan."""
+        self._users.check(spec.user, terms)
+        uid = self._owners.known_uid(owner)
+        return Plan(
+            limits=self._policy.at_start(spec.limits, terms),
+            log=self._policy.log_at_start(spec.log, terms),
+            uid=uid,
+            is_new_owner=uid is None and bool(self._instance.uids),
+        )
 
     async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
         request_id = spec.request_id
@@ -444,14 +443,7 @@ class LocalWorker(Worker):
     # -- changes of a running job
 
     async def update(
-        self,
-        job: str,
-        changes: Limits,
-        *,
-        owner: str | None = None,
-        quota: Quota | None = None,
-        quota_rule: str = "",
-        quota_of: str | None = None,
+        self, job: str, changes: Limits, *, owner: str | None = None, terms: Terms = NO_TERMS
     ) -> JobStatus:
         """See Worker.update."""
         if changes == NO_LIMITS:
@@ -460,10 +452,9 @@ class LocalWorker(Worker):
         job_id = await self._lookup.resolve(job, owner)
         live = self._live_one(job_id, "update")
         async with live.changing:  # each starts from what the one before has left
-            limits = self._policy.at_update(live.status.limits, changes)
-            io = encode_io_order(self._policy.io_at_update(changes))
-            held = quota if live.record.owner == quota_of else None
-            with self._quotas.updating(live, limits, held, quota_rule):
+            limits = self._policy.at_update(live.status.limits, changes, terms)
+            io = encode_io_order(self._policy.io_at_update(changes, terms))
+            with self._quotas.updating(live, limits, terms.quota, terms.quota_rule):
                 await self._ask(live, {"op": "update", "limits": encode_limits(limits), "io": io})
         return live.status
 

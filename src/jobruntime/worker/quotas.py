@@ -14,7 +14,7 @@ from dataclasses import replace
 from ..model.errors import JobError, Reason
 from ..model.limits import UNLIMITED, Limits
 from ..model.log_policy import LogPolicy
-from ..model.quota import Claim, Quota, check_start, check_update, starts_refused
+from ..model.quota import NO_QUOTA, Claim, Quota, check_start, check_update, starts_refused
 from .live import LiveJob
 
 
@@ -53,7 +53,7 @@ class Quotas:
         Raises JobError: RESOURCE_EXHAUSTED or LIMIT_ABOVE_CEILING where the quota has no room.
         """
         claim = Claim("", limits.cpu_millis, limits.memory_bytes, log.max_bytes)
-        if quota is not None:
+        if quota is not None and quota != NO_QUOTA:
             check_start(quota, rule, self._claims(owner), self._kept_log_bytes(owner), claim)
             self._take_start(owner, quota, rule)
         self._starting[owner].append(claim)
@@ -76,7 +76,7 @@ class Quotas:
         job_id = job.record.job_id
         before = self._claim(job)
         asked = replace(before, cpu_millis=limits.cpu_millis, memory_bytes=limits.memory_bytes)
-        if quota is not None:
+        if quota is not None and quota != NO_QUOTA:
             others = [claim for claim in self._claims(job.record.owner) if claim.job != job_id]
             check_update(quota, rule, others, before, asked)
         unknown = self._updating.get(job_id)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from ..linux import sockets
 from ..linux.files import boot_id, write_all
+from ..model.admission import Terms
 from ..model.errors import JobError, Reason
-from ..model.grant import NO_GRANT, Grant
 from ..model.io_rates import IoOrder
 from ..model.limits import Limits
 from ..model.log_policy import LogPolicy
@@ -47,7 +47,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
+class _Standing:
     """What the spawner is told of a job beside its spec."""
 
     user: User
@@ -94,10 +94,10 @@ class Starter:
         io: IoOrder,
         log: LogPolicy,
         owner: str,
-        grant: Grant = NO_GRANT,
+        terms: Terms,
     ) -> Started:
         """Start a job for `owner` within these bounds; raises JobError as Worker.start does."""
-        user = self._users.known(owner, grant)
+        user = self._users.known(owner, terms)
         if user is None:
             user = await self._threads.in_index(lambda: self._users.user_of(owner))
         job_id, now_ns = str(uuid.uuid4()), time.time_ns()
@@ -110,18 +110,19 @@ class Starter:
             limits,
             log,
             io,
+            executable=terms.executable,
             shares=spec.shares,
             user=user.name,
         )
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:
-            return await self._start(record, _Terms(user, {**self._rlimits, **grant.rlimits}))
+            return await self._start(record, _Standing(user, {**self._rlimits, **terms.rlimits}))
         except BaseException:
             self.starting.discard(record.job_id)
             raise
 
-    async def _start(self, record: JobRecord, terms: _Terms) -> Started:
+    async def _start(self, record: JobRecord, terms: _Standing) -> Started:
         for last in (False, True):
             directory = await self._threads.in_files(lambda: self._create_directory(record))
             try:
@@ -148,7 +149,7 @@ class Starter:
         except OSError as error:
             raise _short_of("its record can't be written", error) from error
 
-    async def _spawn(self, record: JobRecord, terms: _Terms, directory: JobDirectory) -> Started:
+    async def _spawn(self, record: JobRecord, terms: _Standing, directory: JobDirectory) -> Started:
         try:
             order = _sealed_memfd(encode_order(record))
         except OSError as error:

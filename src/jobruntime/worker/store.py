@@ -54,6 +54,8 @@ class JobRecord:
     """With whom it is shared now; the spec's own are what its start asked for."""
     user: str = ""
     """As whom it runs: an account's name or a uid; empty in what older versions wrote."""
+    executable: str | None = None
+    """The path that the policy has checked, to be executed in the place of what argv[0] names."""
 
 
 class JobDirectory:
@@ -189,7 +191,8 @@ def encode_order(record: JobRecord) -> bytes:
     """
     limits = replace(record.limits, io=())
     spec = encode_spec(replace(record.spec, limits=limits, log=record.log, shares=()))
-    return encode_json(spec | {"io": encode_io_order(record.io)})
+    more = {"io": encode_io_order(record.io), "executable": record.executable}
+    return encode_json(spec | more)
 
 
 def status_of(record: JobRecord, progress: Progress | None) -> JobStatus:
@@ -228,6 +231,7 @@ def _encode_record(record: JobRecord) -> dict[str, object]:
         "log": encode_log_policy(record.log),
         "shares": encode_shares(record.shares),
         "user": record.user,
+        "executable": record.executable,
     }
 
 
@@ -248,6 +252,7 @@ def _parse_record(raw: dict[str, object]) -> JobRecord:
             parse_log_policy(raw.get("log")),
             shares=parse_shares(raw.get("shares")),
             user=str(raw.get("user", "")),
+            executable=None if (executable := raw.get("executable")) is None else str(executable),
         )
     except (KeyError, TypeError) as error:
         raise ValueError("not a job's spec") from error

@@ -7,8 +7,8 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..model.admission import Terms
 from ..model.errors import JobError, Reason
-from ..model.grant import Grant
 from .owners import Owners
 
 
@@ -31,12 +31,12 @@ class Users:
         self._accounts = accounts
         self._own = User(_own_name())
 
-    def check(self, asked: str | None, grant: Grant) -> None:
+    def check(self, asked: str | None, terms: Terms) -> None:
         """Refuse what is not granted, or not to be had here.
 
         Raises JobError: USER_UNAVAILABLE, PERMISSION_DENIED.
         """
-        name = asked if grant.account is None else grant.account
+        name = asked if terms.account is None else terms.account
         if name is None:
             return
         if not self._owners.has_uids:
@@ -46,7 +46,7 @@ class Users:
                 "all jobs run as its own user",
                 "leave --user out, or have the operator run jobd as root",
             )
-        if asked is not None and asked != grant.account:
+        if asked is not None and asked != terms.account:
             raise JobError(
                 Reason.PERMISSION_DENIED,
                 f"cannot start the job as user {asked[:64]!r}: no rule of the policy allows it",
@@ -60,10 +60,10 @@ class Users:
                 "the operator names these under `accounts` in [jobs] of jobd.toml",
             )
 
-    def known(self, owner: str, grant: Grant) -> User | None:
+    def known(self, owner: str, terms: Terms) -> User | None:
         """Return the user of an owner's job; None: `user_of` must see to it."""
-        if grant.account is not None:
-            return User(grant.account, *self._accounts[grant.account])
+        if terms.account is not None:
+            return User(terms.account, *self._accounts[terms.account])
         if not self._owners.has_uids:
             return self._own
         uid = self._owners.known_uid(owner)

@@ -551,3 +551,103 @@ class LogsResponse(_message.Message):
     end: LogsEnd
     cursor: str
     def __init__(self, batch: _Optional[_Union[LogsBatch, _Mapping]] = ..., end: _Optional[_Union[LogsEnd, _Mapping]] = ..., cursor: _Optional[str] = ...) -> None: ...
+
+class WhoAmIRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WhoAmIResponse(_message.Message):
+    __slots__ = ("name", "roles", "serial", "not_after", "address", "server_version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    serial: str
+    not_after: _timestamp_pb2.Timestamp
+    address: str
+    server_version: str
+    def __init__(self, name: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., serial: _Optional[str] = ..., not_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., address: _Optional[str] = ..., server_version: _Optional[str] = ...) -> None: ...
+
+class CanIRequest(_message.Message):
+    __slots__ = ("verb", "job")
+    VERB_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    verb: str
+    job: str
+    def __init__(self, verb: _Optional[str] = ..., job: _Optional[str] = ...) -> None: ...
+
+class CanIResponse(_message.Message):
+    __slots__ = ("allowed", "rule", "why")
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    allowed: bool
+    rule: str
+    why: str
+    def __init__(self, allowed: _Optional[bool] = ..., rule: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: StartRequest
+    def __init__(self, start: _Optional[_Union[StartRequest, _Mapping]] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("allowed", "refusal", "role", "rules", "program", "account", "uid", "limits", "log", "isolation", "resource_limits", "working_directory", "stop_signal", "grace_ms", "timeout_ms", "notes")
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    STOP_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    allowed: bool
+    refusal: StartRefusal
+    role: str
+    rules: _containers.RepeatedScalarFieldContainer[str]
+    program: str
+    account: str
+    uid: int
+    limits: Limits
+    log: LogBounds
+    isolation: str
+    resource_limits: _containers.RepeatedCompositeFieldContainer[ResourceLimit]
+    working_directory: str
+    stop_signal: int
+    grace_ms: int
+    timeout_ms: int
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, allowed: _Optional[bool] = ..., refusal: _Optional[_Union[StartRefusal, _Mapping]] = ..., role: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., program: _Optional[str] = ..., account: _Optional[str] = ..., uid: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., isolation: _Optional[str] = ..., resource_limits: _Optional[_Iterable[_Union[ResourceLimit, _Mapping]]] = ..., working_directory: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StartRefusal(_message.Message):
+    __slots__ = ("reason", "message", "remedy")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    remedy: str
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class ResourceLimit(_message.Message):
+    __slots__ = ("name", "soft", "hard")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    HARD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    soft: int
+    hard: int
+    def __init__(self, name: _Optional[str] = ..., soft: _Optional[int] = ..., hard: _Optional[int] = ...) -> None: ...

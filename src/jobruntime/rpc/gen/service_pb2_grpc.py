@@ -84,6 +84,21 @@ class JobServiceStub:
                 request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneRequest.SerializeToString,
                 response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneResponse.FromString,
                 _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/jobruntime.v1.JobService/WhoAmI',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.WhoAmIResponse.FromString,
+                _registered_method=True)
+        self.CanI = channel.unary_unary(
+                '/jobruntime.v1.JobService/CanI',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.CanIRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.CanIResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/jobruntime.v1.JobService/Explain',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -166,6 +181,29 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WhoAmI(self, request, context):
+        """WhoAmI tells a caller who he is to this server. Everybody with a role may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CanI(self, request, context):
+        """CanI tells whether the caller may do something, and the rule that decides. Everybody with a role
+        may ask. Of a job that he may not see it answers exactly as of one that does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Explain tells what a start would run, on which terms and by which rules, or how it would be
+        refused; it starts nothing. Everybody with a role may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -218,6 +256,21 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Prune,
                     request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneRequest.FromString,
                     response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneResponse.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.WhoAmIRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'CanI': grpc.unary_unary_rpc_method_handler(
+                    servicer.CanI,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.CanIRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.CanIResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -490,6 +543,87 @@ class JobService:
             '/jobruntime.v1.JobService/Prune',
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneRequest.SerializeToString,
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.PruneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/WhoAmI',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.WhoAmIRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CanI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/CanI',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.CanIRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.CanIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Explain',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

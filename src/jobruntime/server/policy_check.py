@@ -1,0 +1,58 @@
+"""`jobd policy check`: say whether a policy can be used, and what it allows."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobruntime.model.policy import Policy
+
+from .errors_out import run_reporting
+from .policy_file import read_policy, read_policy_of
+from .policy_text import format_policy
+from .programs import open_to_others, resolve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands and flags of `jobd policy`."""
+    commands = parser.add_subparsers(dest="policy_command", required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="check a policy file, and print what each role may do",
+        description="Check a policy as `jobd serve` and a SIGHUP read it, and print what each role "
+        "may do. Warnings go to stderr. Exit code 1 where it cannot be used.",
+        epilog="examples:\n  jobd policy check --config ~/jobs/jobd.toml\n"
+        "  jobd policy check new-policy.toml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = check.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", type=Path, metavar="FILE", help="the instance's jobd.toml")
+    which.add_argument("policy", nargs="?", type=Path, metavar="POLICY", help="a policy file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the policy, print what it allows, and return the exit code."""
+    return run_reporting(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.config is not None:
+        policy = read_policy_of(args.config)
+    else:
+        policy = read_policy(args.policy.absolute())
+    for warning in _warnings(policy):
+        print(f"jobd: warning: {warning}", file=sys.stderr)
+    sys.stdout.write(format_policy(policy))
+    return 0
+
+
+def _warnings(policy: Policy) -> Iterator[str]:
+    for rules in policy.roles:
+        for entry in rules.commands or ():
+            where = f"role {rules.name}'s commands: {entry}"
+            if resolve(entry, for_others=False) is None:
+                yield f"{where} does not exist on this host"
+            for path in open_to_others(entry):
+                yield f"{where} can be changed through {path}; make it root's, and go-w"
