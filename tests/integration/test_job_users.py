@@ -20,6 +20,7 @@ import pytest
 
 from jobruntime.linux import sockets
 from jobruntime.linux.files import encode_json
+from jobruntime.model.io_rates import NO_IO, encode_io_order
 from jobruntime.model.spec import encode_spec
 from jobruntime.worker import (
     NO_TERMS,
@@ -144,7 +145,7 @@ def test_a_user_that_is_not_granted_is_refused_whether_it_exists_or_not(settings
                     assert error.message == (
                         f"cannot start the job as user {user!r}: no rule of the policy allows it"
                     )
-            error = await refused(worker, None, user=NAME)
+            error = await refused(worker, NO_TERMS, user=NAME)
             assert error.reason is Reason.PERMISSION_DENIED
 
     asyncio.run(main())
@@ -260,7 +261,10 @@ def ask(settings: Settings, order: dict[str, object], *, seals: bool = True) -> 
     """Give the spawner a start as jobd would; return the first word of its answer."""
     job_id = str(uuid.uuid4())
     message = {"op": "start", "id": job_id, "user": "x", "rlimits": [], **order}
-    spec = sealed(encode_json(encode_spec(JobSpec(("sleep", "0.01")))), seals=seals)
+    spec = sealed(
+        encode_json(encode_spec(JobSpec(("sleep", "0.01"))) | {"io": encode_io_order(NO_IO)}),
+        seals=seals,
+    )
     with tempfile.TemporaryDirectory(dir=settings.work_dir) as place:
         directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

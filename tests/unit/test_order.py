@@ -24,7 +24,9 @@ def read(record: JobRecord) -> Order:
     try:
         os.write(fd, encode_order(record))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        return read_order(SITE, {"id": JOB, "uid": None}, -1, fd)
+        return read_order(
+            SITE, {"id": JOB, "uid": None, "gid": None, "user": "x", "rlimits": []}, -1, fd
+        )
     finally:
         os.close(fd)
 

@@ -205,10 +205,6 @@ def test_a_refusal_names_the_rule_and_the_remedy() -> None:
             replace(USER, ceiling=Limits(memory_bytes=4 << 30)),
             StartAsked("sh", limits=Limits(memory_bytes=10 << 30)),
         ),
-        "role user's ceiling io_read_bps in policy.toml allows at most 5": (
-            replace(USER, ceiling=Limits(io=(IoLimit("/srv", read_bps=5),))),
-            StartAsked("sh", limits=Limits(io=(IoLimit("/srv", read_bps=UNLIMITED),))),
-        ),
         "role user's ceiling logs.ceiling in policy.toml allows at most 1048576": (
             replace(USER, log_ceiling_bytes=1 << 20),
             StartAsked("sh", log=LogPolicy(2 << 20)),

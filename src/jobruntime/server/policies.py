@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from jobruntime.model.admission import Terms
 from jobruntime.model.errors import JobError
 from jobruntime.model.policy import Policy, RoleRules
 from jobruntime.model.spec import JobSpec
-from jobruntime.worker import Worker
+from jobruntime.worker import Worker, resolve_limits
 
 from .config import Config
 from .policy_file import read_policy_of
@@ -25,13 +25,13 @@ class Policies:
     def __init__(self, config: Config) -> None:
         """Read the policy that `config` names; raises JobError (CONFIG_INVALID)."""
         self._config = config
-        self.current: Policy = read_policy_of(config)
+        self.current: Policy = _read(config)
 
     async def reload(self, worker: Worker) -> str:
         """Read the file again and return what has changed; raises JobError with nothing changed."""
         if self._config.policy is None:
             return "the configuration names no file"
-        new = await asyncio.to_thread(read_policy_of, self._config)
+        new = await asyncio.to_thread(_read, self._config)
         changed = "; ".join(changes(self.current, new))
         self.current = new
         await self.warn(worker)
@@ -54,6 +54,21 @@ class Policies:
                 await worker.plan(JobSpec(argv=("true",)), owner="", terms=terms)
             except JobError as error:
                 _logger.warning("role %s cannot start jobs: %s", rules.name, error)
+
+
+def _read(config: Config) -> Policy:
+    policy = read_policy_of(config)
+    return replace(policy, roles=tuple(_on_disks(rules, policy) for rules in policy.roles))
+
+
+def _on_disks(rules: RoleRules, policy: Policy) -> RoleRules:
+    """Return the role with the disks of the paths in its limits: a job's keeper opens none."""
+    table = f"role.{rules.name}.limits"
+    return replace(
+        rules,
+        default_limits=resolve_limits(rules.default_limits, f"{table}.default", policy.source),
+        ceiling=resolve_limits(rules.ceiling, f"{table}.ceiling", policy.source),
+    )
 
 
 def changes(old: Policy, new: Policy) -> Iterator[str]:

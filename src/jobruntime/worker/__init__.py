@@ -21,6 +21,7 @@ from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
 from .engine import LocalWorker
 from .log_filter import LineSearch
+from .operator_limits import resolve_limits
 from .policy import Plan
 from .settings import Settings
 
@@ -51,4 +52,5 @@ __all__ = [
     "State",
     "Terms",
     "Worker",
+    "resolve_limits",
 ]

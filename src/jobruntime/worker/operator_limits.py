@@ -21,13 +21,17 @@ def resolve_settings(settings: Settings) -> Settings:
     """
     return replace(
         settings,
-        default_limits=_resolved("default", settings.default_limits),
-        ceiling=_resolved("ceiling", settings.ceiling),
-        all_limits=_resolved("all", settings.all_limits),
+        default_limits=resolve_limits(settings.default_limits, "limits.default"),
+        ceiling=resolve_limits(settings.ceiling, "limits.ceiling"),
+        all_limits=resolve_limits(settings.all_limits, "limits.all"),
     )
 
 
-def _resolved(table: str, limits: Limits) -> Limits:
+def resolve_limits(limits: Limits, table: str, file: str = "the configuration") -> Limits:
+    """Return `limits` with the disk of every path, as whoever calls this may reach it.
+
+    Raises JobError (CONFIG_INVALID) that names the key in `table` of `file`.
+    """
     rates: list[IoLimit] = []
     for rate in limits.io:
         try:
@@ -35,6 +39,7 @@ def _resolved(table: str, limits: Limits) -> Limits:
         except DeviceError as error:
             key = next(name for name in IO_RATES if getattr(rate, name) is not None)
             raise _bad_key(
+                file,
                 f"{table}.io_{key}",
                 f"no disk can be named for {error.path}: {error.cause}",
                 "name a block device, or a file on one, that this server can reach",
@@ -60,12 +65,13 @@ def check_cpus(settings: Settings, jobs: str | None) -> None:
         if cpuset and not parse_cpuset(cpuset) <= cpus:
             lacking = format_cpuset(parse_cpuset(cpuset) - cpus)
             raise _bad_key(
-                f"{table}.cpuset",
+                "the configuration",
+                f"limits.{table}.cpuset",
                 f"jobs cannot have the CPUs {lacking} here",
                 f"give CPUs of {format_cpuset(cpus)}",
             )
 
 
-def _bad_key(key: str, cause: str, remedy: str) -> JobError:
-    text = f"cannot use the key limits.{key} of the configuration: {cause}"
+def _bad_key(file: str, key: str, cause: str, remedy: str) -> JobError:
+    text = f"cannot use the key {key} of {file}: {cause}"
     return JobError(Reason.CONFIG_INVALID, text, remedy)
