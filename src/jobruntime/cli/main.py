@@ -30,6 +30,7 @@ VERBS: Final = {
     "resume": "let a paused job go on",
     "rm": "remove jobs that have ended",
     "prune": "remove all jobs that have ended, or the old ones",
+    "renew": "get the next certificate before yours ends",
 }
 DESCRIPTION: Final = "Run Linux processes as jobs on a server, within limits, and watch them."
 EPILOG: Final = """\
@@ -147,7 +148,12 @@ def _run(words: Sequence[str]) -> Exit:
 
     given = {key: value for key in KEYS if (value := getattr(args, key, None))}
     timeout_ms = getattr(args, "connect_timeout", DEFAULT_CONNECT_TIMEOUT_MS)
-    return verb.run(args, resolve_settings(given, os.environ, timeout_ms))
+    settings = resolve_settings(given, os.environ, timeout_ms)
+    if name != "renew":
+        from .validity import warn_of_end
+
+        warn_of_end(settings.cert)
+    return verb.run(args, settings)
 
 
 def _parse_verb(name: str, verb: Verb, words: Sequence[str], args: Namespace) -> None:

@@ -31,6 +31,7 @@ class Verb(StrEnum):
     RESUME = "resume"
     REMOVE = "remove"
     PRUNE = "prune"
+    RENEW = "renew"
 
 
 @unique

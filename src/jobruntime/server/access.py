@@ -19,7 +19,8 @@ from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
 
-from .identity import principal_of
+from .identity import Identity, identity_of
+from .trust import Trust
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}Resume": Verb.RESUME,
     f"{_PREFIX}Remove": Verb.REMOVE,
     f"{_PREFIX}Prune": Verb.PRUNE,
+    f"{_PREFIX}Renew": Verb.RENEW,
 }
 """What each method asks for. A method that is missing here is refused."""
 
@@ -46,6 +48,8 @@ class Caller:
     principal: Principal
     owner: str | None
     """Only this owner's jobs; None: everybody's."""
+    certificate: bytes = b""
+    """What he showed, in PEM."""
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -65,8 +69,9 @@ if TYPE_CHECKING:  # only the stubs know these as generic
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler in authentication, policy and the telling of errors."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, trust: Trust) -> None:
         self._policy = policy
+        self._trust = trust
 
     async def intercept_service(  # type: ignore[override] # the stubs leave its types open
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -112,19 +117,24 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(data: bytes, context: _Context) -> AsyncIterator[object]:
             try:
-                self._admit(verb, context)
-                async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
-                    async for response in responses:
-                        yield response
+                identity = self._admit(verb, context)
+                with self._trust.streams.entered(identity) as stream:
+                    async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
+                        async for response in stream.watched(responses):
+                            yield response
             except Exception as error:  # noqa: BLE001 - the RPC's boundary
                 await _abort(context, verb, error)
 
         return guarded
 
-    def _admit(self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]) -> None:
+    def _admit(
+        self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]
+    ) -> Identity:
         # The stubs say str -> bytes; at run time the values are sequences of bytes.
         peer = cast("Mapping[str, list[bytes]]", context.auth_context())
-        principal = principal_of(peer)
+        identity = identity_of(peer)
+        self._trust.check(identity)
+        principal = identity.principal
         scope = None if verb is None else allowed_scope(self._policy, principal, verb)
         if scope is None:
             raise JobError(
@@ -132,7 +142,9 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 f"cannot {verb or 'do that'}: no role of user {principal.name!r} allows it",
                 "ask the operator for a certificate with a role that does",
             )
-        _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
+        owner = None if scope is Scope.ANY else principal.name
+        _caller.set(Caller(principal, owner, identity.pem))
+        return identity
 
 
 def _serializer(handler: _Handler) -> Callable[[object], bytes]:

@@ -18,15 +18,18 @@ from jobruntime.model.access import DEFAULT_POLICY
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.rpc.memory import keep_large_blocks
-from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
+from jobruntime.rpc.tls import SERVER_OPTIONS, grpc
 from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
 from .config import Config, read_config
 from .followers import Followers
 from .notify import notify
+from .renewals import Renewals
 from .search import compile_search
 from .service import JobService
+from .trust import Trust
+from .trust_watch import kept_fresh
 
 _logger = logging.getLogger("jobd")
 
@@ -71,31 +74,33 @@ async def serve(config: Config) -> None:
     """
     keep_large_blocks()
     _raise_open_files()
-    credentials = server_credentials(config.tls.cert, config.tls.key, config.tls.ca)
+    trust = Trust(config.tls)
     requests: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     async with LocalWorker(settings_of(config), compile_search) as worker:
         try:
-            await _serve_worker(config, credentials, worker, requests)
+            with kept_fresh(trust):
+                await _serve_worker(config, trust, worker, requests)
         finally:
             await worker.retire()
 
 
 async def _serve_worker(
     config: Config,
-    credentials: grpc.ServerCredentials,
+    trust: Trust,
     worker: LocalWorker,
     requests: asyncio.Queue[int],
 ) -> None:
     server = grpc.aio.server(
-        interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
+        interceptors=[AccessInterceptor(DEFAULT_POLICY, trust)], options=list(SERVER_OPTIONS)
     )
     followers = Followers(config.logs.followers_per_user)
-    service = JobService(worker, config.default_grace_ms, followers)
+    renewals = Renewals(config.path)
+    service = JobService(worker, config.default_grace_ms, followers, renewals)
     service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
-    port = _bind(server, config, credentials)
+    port = _bind(server, config, trust.serve())
     await server.start()
     _announce(config, port, worker)
     notify("READY=1")

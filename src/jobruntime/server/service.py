@@ -20,6 +20,7 @@ from jobruntime.worker import LogBatch, LogEnd, Worker
 
 from .access import current_caller
 from .followers import Followers
+from .renewals import Renewals
 
 _logger = logging.getLogger(__name__)
 
@@ -32,10 +33,13 @@ _LONGEST_INTERVAL_MS: Final = 3_600_000
 class JobService(service_pb2_grpc.JobServiceServicer):
     """Answers the calls of proto/service.proto."""
 
-    def __init__(self, worker: Worker, default_grace_ms: int, followers: Followers) -> None:
+    def __init__(
+        self, worker: Worker, default_grace_ms: int, followers: Followers, renewals: Renewals
+    ) -> None:
         self._worker = worker
         self._default_grace_ms = default_grace_ms
         self._followers = followers
+        self._renewals = renewals
         self._last_encoded: tuple[LogBatch, bytes] | None = None
 
     async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
@@ -116,6 +120,15 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         if not request.dry_run:
             _logger.info("%s removed %d jobs", user, len(removed.job_ids))
         return pb.PruneResponse(job_ids=removed.job_ids, freed_bytes=removed.freed_bytes)
+
+    async def Renew(self, request: pb.RenewRequest, context: object) -> pb.RenewResponse:
+        """Give the caller a new certificate for a new key."""
+        caller = current_caller()
+        certificate, ca = await self._renewals.renew(
+            caller.principal.name, caller.certificate, request.csr_pem, request.proof
+        )
+        _logger.info("%s renewed certificate %s", caller.principal.name, caller.principal.serial)
+        return pb.RenewResponse(certificate_pem=certificate, ca_pem=ca)
 
     async def Stats(
         self, request: pb.StatsRequest, context: object
