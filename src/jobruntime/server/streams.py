@@ -16,8 +16,6 @@ T = TypeVar("T")
 
 # The wall clock may be set: an end is looked at again after so long at the latest.
 _LONGEST_SLEEP_S: Final = 60.0
-# How long a message that nobody reads may hold up the end, before the call is ended without a word.
-_SEND_GRACE_S: Final = 0.5
 
 
 class OpenStream:
@@ -84,13 +82,12 @@ class OpenStream:
 
     def _cut(self, error: JobError) -> None:
         self._refusal = error
+        self.close()
+        # Otherwise gRPC is sending, and the refusal comes right behind that message. A client that
+        # does not read gets neither before it does. (To cancel the task there would leave the call
+        # without any end: grpc.aio sends none then.)
         if self._is_waiting:
             self._task.cancel()
-        else:
-            # gRPC is sending: the refusal comes after this message. To a client that does not read,
-            # nothing can be told; the call is reset.
-            self.close()
-            self._timer = self._loop.call_later(_SEND_GRACE_S, self._task.cancel)
 
 
 class OpenStreams:

@@ -20,6 +20,7 @@ from jobruntime.server.config import Config
 from jobruntime.server.expiry import is_ending
 from jobruntime.server.issued import server_names
 from jobruntime.server.serve import settings_of
+from jobruntime.server.trust import is_issued_by, read_authorities
 from jobruntime.worker.host import (
     FileSystem,
     disk_of,
@@ -34,7 +35,7 @@ from jobruntime.worker.tree import check_enforceable
 from jobruntime.worker.trial import Trial
 
 from .certificates import check_clients, check_revocations
-from .report import Check, failed, failed_with, good, lacking
+from .report import Check, Level, failed, failed_with, good, lacking
 
 _MIB: Final = 1 << 20
 _FEW_BYTES: Final = 64 * _MIB
@@ -178,7 +179,7 @@ def _closed_directory(path: str) -> str | None:
 
 def _check_certificates(config: Config) -> Iterator[Check]:
     tls = config.tls
-    authority, ca_check = _read_dated("CA certificate", tls.ca)
+    _, ca_check = _read_dated("CA certificate", tls.ca)
     yield ca_check
     server, server_check = _read_dated("server certificate", tls.cert)
     yield server_check
@@ -186,8 +187,8 @@ def _check_certificates(config: Config) -> Iterator[Check]:
         return
     yield _check_key(config)
     yield _check_names(config, server)
-    if authority is not None:
-        yield _check_issuer(config, authority, server)
+    if ca_check.level is not Level.FAILED:
+        yield _check_issuer(config, server)
     yield check_revocations(config)
     yield from check_clients(config)
 
@@ -232,15 +233,12 @@ def _check_names(config: Config, certificate: x509.Certificate) -> Check:
     return good("server names", text)
 
 
-def _check_issuer(
-    config: Config, authority: x509.Certificate, certificate: x509.Certificate
-) -> Check:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except Exception:  # noqa: BLE001 - whatever cryptography says, it is not so
-        text = f"the first CA in {config.tls.ca} has not signed the server's certificate"
-        return lacking("server's CA", text, "give clients the CA that has signed it")
-    return good("server's CA", "clients with this CA trust the server")
+def _check_issuer(config: Config, certificate: x509.Certificate) -> Check:
+    _, authorities = read_authorities(config.tls.ca)
+    if any(is_issued_by(certificate, authority) for authority in authorities):
+        return good("server's CA", "clients with this CA trust the server")
+    text = f"no CA in {config.tls.ca} has signed the server's certificate"
+    return lacking("server's CA", text, "give clients the CA that has signed it")
 
 
 def _check_uids(config: Config) -> Check:
