@@ -22,6 +22,7 @@ from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen.service_pb2_grpc import JobServiceStub
 from jobruntime.rpc.tls import grpc
 from jobruntime.server import pki
+from jobruntime.server.identity import format_serial
 from tests.calls import Answer, ask
 from tests.certificates import odd_certificate
 from tests.conftest import MakeInstance
@@ -343,7 +344,8 @@ def test_jobc_renew_gets_the_same_name_and_roles_with_a_new_key(instance: Instan
 
     new = x509.load_pem_x509_certificate(alice.cert.read_bytes())
     assert re.fullmatch(
-        rf"renewed: serial {new.serial_number:X}, valid until .* \(11 hours\)\n", printed
+        rf"renewed: serial {format_serial(new.serial_number)}, valid until .* \(11 hours\)\n",
+        printed,
     )
     assert new.subject == old.subject
     assert new.public_key() != old.public_key()

@@ -67,9 +67,9 @@ def run(args: Namespace, settings: Settings) -> Exit:
     response, key_pem, certificate = _renew(settings)
     _take_authorities(settings, response.ca_pem, update=args.update_ca)
     _replace(settings, response.certificate_pem, key_pem)
-    end = certificate.not_valid_after_utc
+    end, serial = certificate.not_valid_after_utc, f"{certificate.serial_number:X}"
     write_line(
-        f"renewed: serial {certificate.serial_number:X}, valid until {end:%Y-%m-%d %H:%M} UTC "
+        f"renewed: serial {serial.zfill(len(serial) + len(serial) % 2)}, valid until {end:%Y-%m-%d %H:%M} UTC "
         f"({format_left(end.timestamp() - time.time())})"
     )
     return Exit.OK

@@ -21,7 +21,7 @@ from jobruntime.server.authorities import (
     recorder,
 )
 from jobruntime.server.cert import format_valid
-from jobruntime.server.identity import check_user_name, identity_in
+from jobruntime.server.identity import check_user_name, format_serial, identity_in
 from jobruntime.server.issued import ca_id, changing, server_names
 from jobruntime.server.leaf import CLOCK_SKEW, Authority, Leaf, server_leaf, sign_leaf, validity_for
 from jobruntime.server.trust import is_issued_by, read_authorities
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         f"Made a new certificate for {args.who}, valid for {format_valid(valid)}:\n"
         f"  {pair.certificate}\n  {pair.key}\n"
         "The old one stays valid until it ends; to lock it out:\n"
-        f"  jobd cert revoke {old.serial_number:X} --dir {premises.directory}"
+        f"  jobd cert revoke {format_serial(old.serial_number)} --dir {premises.directory}"
     )
     return 0
 

@@ -49,9 +49,7 @@ def _find(
     """Return what is meant; empty where it may be a serial that is not recorded."""
     named = [(one, state) for one, state in states if one.kind == "client" and one.name == what]
     is_serial = _SERIAL.fullmatch(serial) is not None
-    numbered = [
-        (one, state) for one, state in states if is_serial and one.serial.startswith(serial)
-    ]
+    numbered = [(one, state) for one, state in states if is_serial and _fits(one.serial, serial)]
     if named and numbered:
         raise invalid(
             f"cannot revoke {what!a}: it is a user's name and the beginning of a serial",
@@ -73,6 +71,11 @@ def _find(
             f"give --all, or one of the serials {serials}",
         )
     return valid
+
+
+def _fits(whole: str, given: str) -> bool:
+    # Some programs leave out a zero in front.
+    return whole.startswith(given) or int(whole, 16) == int(given, 16)
 
 
 def _refuse_unknown(what: str, *, is_serial: bool) -> list[Issued]:

@@ -31,7 +31,7 @@ from jobruntime.rpc.tls import (
 
 from .config import TlsFiles
 from .crl import NO_LISTS, RevocationLists, check_fresh, parse_lists
-from .identity import Identity, refused
+from .identity import Identity, format_serial, refused
 from .issued import ca_id
 from .streams import OpenStreams
 
@@ -227,7 +227,7 @@ def _or_old(old: T, read: Callable[[], T]) -> T:
 
 def _tell_changes(before: Material, now: Material) -> None:
     if before.pair != now.pair:
-        serial = f"{x509.load_pem_x509_certificate(now.pair.chain).serial_number:X}"
+        serial = format_serial(x509.load_pem_x509_certificate(now.pair.chain).serial_number)
         _logger.info("new connections get the new server certificate, serial %s", serial)
     if before.ca != now.ca:
         names = ", ".join(one.subject.rfc4514_string() for one in now.authorities)
