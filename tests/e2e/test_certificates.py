@@ -17,7 +17,10 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from jobruntime.model.access import Role
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.gen.service_pb2_grpc import JobServiceStub
 from jobruntime.rpc.tls import grpc
@@ -225,7 +228,14 @@ def served_serial(client: Client) -> str:
 
 def s_client(client: Client, version: str) -> subprocess.CompletedProcess[bytes]:
     where = f"127.0.0.1:{client.instance.port}"
-    files = ["-CAfile", client.instance.ca, "-cert", client.cert, "-key", client.key]
+    files: list[str | Path] = [
+        "-CAfile",
+        client.instance.ca,
+        "-cert",
+        client.cert,
+        "-key",
+        client.key,
+    ]
     return subprocess.run(
         ["openssl", "s_client", version, "-connect", where, "-alpn", "h2", *files],
         stdin=subprocess.DEVNULL,
@@ -320,7 +330,7 @@ def made_list(instance: Instance, tmp_path: Path, damage: str) -> bytes:
     then = dt.datetime.now(dt.UTC) - dt.timedelta(days=9)
     builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
     builder = builder.last_update(then).next_update(then + dt.timedelta(days=1))
-    return builder.sign(authority.key, pki.hashes.SHA256()).public_bytes(pki.Encoding.PEM)
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def test_a_hangup_reads_everything_again(instance: Instance) -> None:
@@ -426,7 +436,7 @@ def test_jobc_says_that_its_certificate_ends_soon_and_not_on_stdout(
     authority = pki.read_authority(pki.pair_at(shared.directory / "pki", "ca"))
     pair = pki.pair_at(tmp_path, "eve")
     then = dt.datetime.now(dt.UTC) - dt.timedelta(days=90)
-    pki.issue_client(authority, pair, "eve", [pki.Role.USER], days=100, now=then)
+    pki.issue_client(authority, pair, "eve", [Role.USER], days=100, now=then)
     eve = Client(shared, "eve", pair.certificate, pair.key)
 
     started = eve.run("start", "true")

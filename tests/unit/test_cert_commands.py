@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from jobruntime.cli.validity import parse_validity, read_validity
 from jobruntime.model.access import Role
@@ -277,15 +279,15 @@ def test_jobc_reads_the_same_validity_as_a_library(tmp_path: Path, days: int) ->
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now)
         .not_valid_after(now + dt.timedelta(days=days))
-        .sign(key, pki.hashes.SHA256())
+        .sign(key, hashes.SHA256())
     )
     path = tmp_path / "x.crt"
-    path.write_bytes(b"text\n" + made.public_bytes(pki.Encoding.PEM))
+    path.write_bytes(b"text\n" + made.public_bytes(Encoding.PEM))
     found = read_validity(path)
     assert found is not None
     assert found.begin == made.not_valid_before_utc.timestamp()
     assert found.end == made.not_valid_after_utc.timestamp()
-    data = made.public_bytes(pki.Encoding.DER)
+    data = made.public_bytes(Encoding.DER)
     for length in range(len(data) - 1):
         with pytest.raises((ValueError, IndexError)):
             parse_validity(data[:length])

@@ -68,8 +68,9 @@ def run(args: Namespace, settings: Settings) -> Exit:
     _take_authorities(settings, response.ca_pem, update=args.update_ca)
     _replace(settings, response.certificate_pem, key_pem)
     end, serial = certificate.not_valid_after_utc, f"{certificate.serial_number:X}"
+    serial = serial.zfill(len(serial) + len(serial) % 2)  # as openssl prints it
     write_line(
-        f"renewed: serial {serial.zfill(len(serial) + len(serial) % 2)}, valid until {end:%Y-%m-%d %H:%M} UTC "
+        f"renewed: serial {serial}, valid until {end:%Y-%m-%d %H:%M} UTC "
         f"({format_left(end.timestamp() - time.time())})"
     )
     return Exit.OK
