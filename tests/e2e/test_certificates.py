@@ -309,15 +309,15 @@ def test_a_revocation_list_that_breaks_while_serving_leaves_the_last_good_one(
 def test_without_a_good_revocation_list_the_server_does_not_start(
     make_instance: MakeInstance, tmp_path: Path, damage: str
 ) -> None:
-    with make_instance(serve=False) as instance:
-        crl = instance.config.tls.crl
-        assert crl is not None
-        if damage == "missing":
-            crl.unlink()
-        else:
-            crl.write_bytes(b"x" if damage == "garbage" else made_list(instance, tmp_path, damage))
+    instance = make_instance(serve=False)
+    crl = instance.config.tls.crl
+    assert crl is not None
+    if damage == "missing":
+        crl.unlink()
+    else:
+        crl.write_bytes(b"x" if damage == "garbage" else made_list(instance, tmp_path, damage))
 
-        done = jobd("serve", "--config", instance.config_path, home=tmp_path)
+    done = jobd("serve", "--config", instance.config_path, home=tmp_path)
 
     assert done.returncode == 1
     assert f"cannot use the revocation list {crl}".encode() in done.stderr
@@ -516,3 +516,44 @@ def test_certificates_of_the_old_ca_can_be_revoked_during_the_change(instance: I
 
     assert b"was revoked" in alice.run("start", "true").stderr
     assert bob.start("true")
+
+
+# ---------------------------------------------------------------- a CA of the operator's own
+
+
+def documented(name: str) -> str:
+    text = (Path(__file__).parents[2] / "docs/certificates.md").read_text()
+    found = re.search(rf"<!-- tested: {name} -->\n```sh\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_an_instance_serves_with_a_ca_of_ones_own_and_its_list(
+    make_instance: MakeInstance, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+
+    def run(*names: str) -> None:
+        script = "".join(map(documented, names))
+        subprocess.run(["sh", "-euc", script], cwd=own, check=True, capture_output=True, timeout=60)
+
+    def edit(text: str) -> str:
+        return re.sub(r'"pki/([a-z.]+)"', rf'"{own}/\1"', text)
+
+    run("own-ca", "own-server", "own-client", "own-crl")
+    instance = make_instance(edit=edit)
+    instance.ca = own / "ca.crt"
+    alice = Client(instance, "alice", own / "alice.crt", own / "alice.key")
+    with ticking(alice) as (api, job):
+        reader = Reader(logs(api, job))
+        reader.more()
+        refused = alice.run("renew")
+        assert refused.returncode == 1
+        assert b"let the CA that you brought sign one" in refused.stderr
+        assert "does not trust" in cert_refused(instance, "issue", "bob", "--role", "user")
+
+        run("own-revoke")
+
+        assert reader.ended().code is grpc.StatusCode.UNAUTHENTICATED
+    assert b"was revoked" in alice.run("start", "true").stderr

@@ -80,7 +80,15 @@ def read_signing_authority(premises: Premises) -> Authority:
             f"cannot make a certificate: {premises.ca.key} is not there",
             "let the CA that you brought sign one, see docs/certificates.md",
         )
-    return pki.read_authority(premises.ca)
+    authority = pki.read_authority(premises.ca)
+    if authority.certificate not in read_authorities(premises.tls.ca)[1]:
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot make a certificate: the server does not trust {premises.ca.certificate}, "
+            f"but {premises.tls.ca}",
+            "let the CA that you brought sign one, see docs/certificates.md",
+        )
+    return authority
 
 
 def read_all_authorities(premises: Premises) -> list[x509.Certificate]:

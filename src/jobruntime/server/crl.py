@@ -112,11 +112,21 @@ def _check_whole(crl: x509.CertificateRevocationList) -> None:
     # Delta and partial lists say so in critical extensions; RFC 5280, 5.2, forbids to use a list
     # with one that is not understood.
     for extension in crl.extensions:
-        if extension.critical:
+        if extension.critical and not _is_for_all_users(extension.value):
             raise ValueError(
                 f"its list of {crl.issuer.rfc4514_string()} is a partial one "
                 f"(critical extension {extension.oid.dotted_string})"
             )
+
+
+def _is_for_all_users(value: x509.ExtensionType) -> bool:
+    """Return whether it only says where the list is published, as step-ca's do."""
+    return isinstance(value, x509.IssuingDistributionPoint) and not (
+        value.indirect_crl
+        or value.only_some_reasons
+        or value.only_contains_ca_certs
+        or value.only_contains_attribute_certs
+    )
 
 
 def _is_signed_by(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
