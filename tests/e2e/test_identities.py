@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,17 @@ def not_yet_valid(authority: Authority, directory: Path) -> Pair:
     return pair
 
 
+def long_name(name: str) -> Make:
+    """Return a maker of a certificate with a name that is longer than X.520 allows."""
+
+    def make(authority: Authority, directory: Path) -> Pair:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return odd(names=[name])(authority, directory)
+
+    return make
+
+
 AT_THE_HANDSHAKE = {
     "of another CA": of_another_authority,
     "signed by another key in our CA's name": of_an_authority_of_the_same_name,
@@ -104,6 +116,15 @@ BY_THE_SERVER = {
     "one name twice": odd(names=["alice", "alice"]),
     "a name with a slash": odd(names=["../alice"]),
     "a name with a line feed": odd(names=["alice\nbob"]),
+    "a name with a NUL": odd(names=["alice\0"]),
+    "a name that starts with a dot": odd(names=["..alice"]),
+    "a name of 65 characters": long_name("x" * 65),
+    "a name of 64 KiB": long_name("x" * 65_536),
+    "a name in two scripts": odd(names=["\u0430lice"]),
+    "a name in another form of Unicode": odd(names=["\uff41lice"]),
+    "a name that changes the direction": odd(names=["ecila\u202e"]),
+    "a role in look-alikes": odd(roles=["\u0430dmin"]),
+    "a role with a NUL": odd(roles=["admin\0"]),
     "made for nothing": odd(usages=[]),
     "made for signing code": odd(usages=[ExtendedKeyUsageOID.CODE_SIGNING]),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobruntime.model.access import Role
 from jobruntime.server import pki
 from jobruntime.server.config import Config, parse_address, read_config
 from jobruntime.server.doctor.instance import check_instance
@@ -59,10 +60,50 @@ def test_a_new_instance_has_nothing_to_mend_but_perhaps_its_disk(config: Config)
 def test_a_certificate_that_ends_soon_is_a_warning_and_one_that_has_ended_a_failure(
     config: Config,
 ) -> None:
-    reissue_server(config, days=10)
-    assert_found(checks_of(config)["server certificate"], Level.WARNING, "9 days", "openssl x509")
+    reissue_server(config, days=100, ago_days=90)
+    assert_found(checks_of(config)["server certificate"], Level.WARNING, "9 days", "cert renew")
     reissue_server(config, days=10, ago_days=20)
-    assert_found(checks_of(config)["server certificate"], Level.FAILED, "expired", "openssl x509")
+    assert_found(checks_of(config)["server certificate"], Level.FAILED, "expired", "cert renew")
+
+
+def test_a_short_lived_certificate_is_a_warning_in_its_last_third_only(config: Config) -> None:
+    reissue_server(config, days=9, ago_days=5)
+    assert_found(checks_of(config)["server certificate"], Level.OK, "3 days")
+    reissue_server(config, days=9, ago_days=7)
+    check = checks_of(config)["server certificate"]
+    assert_found(check, Level.WARNING, "1 days")
+    assert check.measured["hours_left"] == 47
+
+
+def test_users_whose_last_certificate_ends_soon_are_named(config: Config) -> None:
+    assert_found(checks_of(config)["users' certificates"], Level.OK, "1 users")
+    pki_dir = config.path.parent / "pki"
+    authority = pki.read_authority(pki.pair_at(pki_dir, "ca"))
+    then = dt.datetime.now(dt.UTC) - dt.timedelta(days=80)
+    for name in ("bob", "eve"):
+        pair = pki.pair_at(pki_dir / "clients", name)
+        pki.issue_client(authority, pair, name, [Role.USER], days=100, now=then)
+    pki.issue_client(authority, pki.pair_at(pki_dir, "clients/bob2"), "bob", [Role.USER])
+
+    check = checks_of(config)["users' certificates"]
+
+    assert_found(check, Level.WARNING, "soon without: eve", "jobc renew")
+    assert (check.measured["users"], check.measured["ending"]) == (3, 1)
+
+
+def test_a_revocation_list_that_cannot_be_used_is_a_failure_and_none_a_warning(
+    config: Config,
+) -> None:
+    assert config.tls.crl is not None
+    assert_found(checks_of(config)["revocation list"], Level.OK, "0 certificates revoked")
+    config.tls.crl.write_text("nonsense")
+    assert_found(checks_of(config)["revocation list"], Level.FAILED, "no PEM revocation list")
+    config.tls.crl.unlink()
+    assert_found(checks_of(config)["revocation list"], Level.FAILED, "no such file")
+    text = config.path.read_text().replace('crl = "pki/crl.pem"\n', "")
+    config.path.write_text(text)
+    check = checks_of(read_config(config.path))["revocation list"]
+    assert_found(check, Level.WARNING, "no certificate can be locked out", "crl =")
 
 
 def test_a_key_that_others_can_read_is_a_failure_with_the_command_that_mends_it(
@@ -90,7 +131,7 @@ def test_a_server_of_another_ca_is_a_warning(config: Config, tmp_path: Path) -> 
     (tmp_path / "other").mkdir(mode=0o700)
     pki.make_authority(pki.pair_at(tmp_path / "other", "ca"))
     config.tls.ca.write_bytes((tmp_path / "other/ca.crt").read_bytes())
-    assert_found(checks_of(config)["server's CA"], Level.WARNING, "has not signed")
+    assert_found(checks_of(config)["server's CA"], Level.WARNING, "no CA in", "has signed")
 
 
 def test_an_address_that_the_certificate_does_not_have_is_a_warning(config: Config) -> None:

@@ -1,4 +1,5 @@
 import argparse
+import datetime as dt
 import os
 import pty
 import re
@@ -65,6 +66,8 @@ def test_an_instance_has_all_its_files_with_their_modes(tmp_path: Path) -> None:
         "pki/clients": 0o700,
         "pki/clients/ada.crt": 0o644,
         "pki/clients/ada.key": 0o600,
+        "pki/crl.pem": 0o644,
+        "pki/issued.jsonl": 0o600,
         "pki/server.crt": 0o644,
         "pki/server.key": 0o600,
         "policy.toml": 0o644,
@@ -148,7 +151,7 @@ def test_what_the_configuration_offers_as_comments_can_be_taken_as_it_stands(
     assert config.retention.spare_ms == DEFAULT_SPARE_MS
 
 
-STEPS = ["pki/ca.key", "pki/ca.crt", "pki/server.key", "pki/server.crt"]
+STEPS = ["pki/ca.key", "pki/ca.crt", "pki/crl.pem", "pki/server.key", "pki/server.crt"]
 STEPS += ["pki/clients/ada.key", "pki/clients/ada.crt"]
 STEPS += ["policy.toml", "jobd.toml"]
 
@@ -159,8 +162,10 @@ def test_an_init_that_was_interrupted_anywhere_is_completed(tmp_path: Path, made
     for step in STEPS[made:]:
         (tmp_path / "i" / step).unlink()
     before = snapshot(tmp_path)
+    record = before.pop(tmp_path / "i/pki/issued.jsonl")
     result = init_instance.init_instance(options(tmp_path / "i"))
     after = snapshot(tmp_path)
+    assert after.pop(tmp_path / "i/pki/issued.jsonl").startswith(record)
     assert {path: after[path] for path in before} == before
     assert len(after) == len(STEPS)
     channel_credentials(result.ca, result.admin_certificate, result.admin_key)
@@ -264,7 +269,7 @@ def test_more_users_get_certificates_and_no_name_is_given_twice(tmp_path: Path) 
     before = snapshot(tmp_path)
     again = jobd(tmp_path, *arguments)
     assert again.returncode == 1
-    assert "bob.crt exists; use it, or move it" in again.stderr
+    assert "bob.crt exists; use it, or `jobd cert renew bob`" in again.stderr
     assert snapshot(tmp_path) == before
 
 
@@ -292,17 +297,17 @@ def test_a_name_that_is_no_user_gets_no_certificate(tmp_path: Path, name: str) -
     init_instance.init_instance(options(tmp_path / "i"))
     before = snapshot(tmp_path)
     with pytest.raises(JobError, match="as a user's name"):
-        cert.issue_certificate(tmp_path / "i", name, [Role.USER], days=1)
+        cert.issue_certificate(tmp_path / "i", name, [Role.USER], valid=dt.timedelta(days=1))
     assert snapshot(tmp_path) == before
 
 
 def test_without_an_instance_or_its_cas_key_no_certificate_is_made(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no instance in"):
-        cert.issue_certificate(tmp_path / "i", "bob", [Role.USER], days=1)
+        cert.issue_certificate(tmp_path / "i", "bob", [Role.USER], valid=dt.timedelta(days=1))
     init_instance.init_instance(options(tmp_path / "i"))
     (tmp_path / "i/pki/ca.key").unlink()
     with pytest.raises(JobError, match=r"ca\.key is not there"):
-        cert.issue_certificate(tmp_path / "i", "bob", [Role.USER], days=1)
+        cert.issue_certificate(tmp_path / "i", "bob", [Role.USER], valid=dt.timedelta(days=1))
 
 
 @pytest.mark.parametrize(
@@ -312,6 +317,9 @@ def test_without_an_instance_or_its_cas_key_no_certificate_is_made(tmp_path: Pat
         ["issue", "bob", "--dir", "x", "--role", "../root"],
         ["issue", "bob", "--dir", "x", "--role", "user", "--days", "0"],
         ["issue", "bob", "--dir", "x", "--role", "user", "--days", "1e3"],
+        ["issue", "bob", "--dir", "x", "--role", "user", "--valid", "12"],
+        ["issue", "bob", "--dir", "x", "--role", "user", "--valid", "12h", "--days", "1"],
+        ["rollover", "begin", "--dir", "x"],
         [],
     ],
 )

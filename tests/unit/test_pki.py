@@ -15,6 +15,8 @@ from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.tls import channel_credentials, server_credentials
 from jobruntime.server import pki
 from jobruntime.server.identity import principal_of
+from jobruntime.server.issued import ca_id
+from jobruntime.server.trust import check_list_time, read_lists
 
 DOC = Path(__file__).parents[2] / "docs/certificates.md"
 
@@ -196,6 +198,22 @@ def test_the_documented_openssl_commands_make_certificates_that_are_accepted(
     authority = pki.read_authority(pki.pair_at(tmp_path, "ca"))
     pki.issue_client(authority, pki.pair_at(tmp_path, "bob"), "bob", [Role.USER])
     run("openssl verify -x509_strict -CAfile ca.crt alice.crt bob.crt server.crt", tmp_path)
+
+
+def test_the_documented_openssl_commands_make_a_revocation_list_that_counts(tmp_path: Path) -> None:
+    steps = ("own-ca", "own-client", "own-crl")
+    run("".join(documented(name) for name in steps), tmp_path)
+    authority = pki.read_authority(pki.pair_at(tmp_path, "ca")).certificate
+    serial = pki.read_certificate(tmp_path / "alice.crt").serial_number
+    path = tmp_path / "crl.pem"
+    assert read_lists(path, (authority,)).revoked_at(ca_id(authority), serial) is None
+
+    run(documented("own-revoke"), tmp_path)
+
+    lists = read_lists(path, (authority,))
+    assert lists.revoked_at(ca_id(authority), serial) is not None
+    assert lists.revoked_at(ca_id(authority), serial + 1) is None
+    check_list_time(path, lists)
 
 
 def test_the_documented_renewal_keeps_key_and_names(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ VERBS: Final = {
     "prune": "remove all jobs that have ended, or the old ones",
     "whoami": "tell who you are to the server",
     "can-i": "tell whether you may do something",
+    "renew": "get the next certificate before yours ends",
 }
 DESCRIPTION: Final = "Run Linux processes as jobs on a server, within limits, and watch them."
 EPILOG: Final = """\
@@ -149,7 +150,12 @@ def _run(words: Sequence[str]) -> Exit:
 
     given = {key: value for key in KEYS if (value := getattr(args, key, None))}
     timeout_ms = getattr(args, "connect_timeout", DEFAULT_CONNECT_TIMEOUT_MS)
-    return verb.run(args, resolve_settings(given, os.environ, timeout_ms))
+    settings = resolve_settings(given, os.environ, timeout_ms)
+    if name != "renew":
+        from .validity import warn_of_end
+
+        warn_of_end(settings.cert)
+    return verb.run(args, settings)
 
 
 def _parse_verb(name: str, verb: Verb, words: Sequence[str], args: Namespace) -> None:

@@ -20,7 +20,12 @@ _TIME_ERROR: Final = 5
 _SYS_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 
 IN_MODIFY: Final = 0x002
+IN_ATTRIB: Final = 0x004
+IN_CLOSE_WRITE: Final = 0x008
+IN_MOVED_FROM: Final = 0x040
+IN_MOVED_TO: Final = 0x080
 IN_CREATE: Final = 0x100
+IN_DELETE: Final = 0x200
 IN_Q_OVERFLOW: Final = 0x4000
 
 

@@ -29,6 +29,7 @@ class Verb(StrEnum):
     RESUME = "resume"
     REMOVE = "remove"
     PRUNE = "prune"
+    RENEW = "renew"
     WHOAMI = "whoami"
     CAN_I = "can-i"
     EXPLAIN = "explain"

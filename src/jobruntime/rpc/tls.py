@@ -11,9 +11,13 @@ import re
 import ssl
 import stat
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from jobruntime.model.errors import JobError, Reason
+
+from .pairs import PENDING_SUFFIX
 
 # grpcio offers TLS 1.2 and 1.3 and has no setting for a floor
 # (https://github.com/grpc/grpc/issues/37305). This variable names the suites of TLS 1.2 only, those
@@ -42,10 +46,15 @@ __all__ = [
     "CHANNEL_OPTIONS",
     "MAX_MESSAGE_BYTES",
     "SERVER_OPTIONS",
+    "ServerPair",
+    "changing_server_credentials",
     "channel_credentials",
     "grpc",
     "read_certificates",
+    "read_client_pair",
     "read_private_key",
+    "read_revocation_lists",
+    "read_server_pair",
     "server_credentials",
 ]
 
@@ -85,6 +94,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 """Options for `grpc.aio.secure_channel` and `grpc.secure_channel`."""
 
 _MAX_FILE_BYTES: Final = 1024 * 1024
+_MAX_CRL_BYTES: Final = 64 * 1024 * 1024  # a million entries
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----[^\n]*\n?", re.DOTALL
 )
@@ -103,9 +113,51 @@ def server_credentials(
     Raises JobError (CONFIG_INVALID) for a file that is missing, unreadable or not PEM, for a key
     that others can read, and for a key that is not the certificate's.
     """
-    key, chain = _read_pair(cert_path, key_path, _SERVER_REMEDY)
+    pair = read_server_pair(cert_path, key_path)
     ca = read_certificates(ca_path, remedy=_SERVER_REMEDY)
-    return grpc.ssl_server_credentials([(key, chain)], ca, require_client_auth=True)
+    return grpc.ssl_server_credentials([(pair.key, pair.chain)], ca, require_client_auth=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPair:
+    """The server's private key and its certificate with what is between it and its CA, in PEM."""
+
+    key: bytes = field(repr=False)
+    chain: bytes
+
+
+def read_server_pair(cert_path: FilePath, key_path: FilePath) -> ServerPair:
+    """Return key and certificate; raises JobError (CONFIG_INVALID) as `server_credentials` does."""
+    return ServerPair(*_read_pair(cert_path, key_path, _SERVER_REMEDY))
+
+
+def read_client_pair(cert_path: FilePath, key_path: FilePath) -> tuple[bytes, bytes]:
+    """Return a client's key and certificate; raises JobError as `channel_credentials` does."""
+    return _read_pair(cert_path, key_path, _CLIENT_REMEDY)
+
+
+def changing_server_credentials(
+    first: tuple[ServerPair, bytes], changed: Callable[[], tuple[ServerPair, bytes] | None]
+) -> grpc.ServerCredentials:
+    """Return credentials that ask before each handshake whether pair and CAs have changed.
+
+    `changed` returns None where they have not. gRPC calls it in threads of its own, one at a time.
+    Connections that were made before live on. Clients need a certificate, as always.
+    """
+
+    def encode(pair: ServerPair, ca: bytes) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], ca)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        found = changed()
+        return None if found is None else encode(*found)
+
+    # The stubs lack the None that means "as before".
+    return grpc.dynamic_ssl_server_credentials(
+        encode(*first),
+        fetch,  # type: ignore[arg-type]
+        require_client_authentication=True,
+    )
 
 
 def channel_credentials(
@@ -137,6 +189,15 @@ def read_certificates(path: FilePath, *, remedy: str = "check the path") -> byte
     except ValueError:
         raise _bad_file(path, "certificate", "it is not a PEM certificate", remedy) from None
     return pem
+
+
+def read_revocation_lists(path: FilePath) -> bytes:
+    """Return what the file of X.509 revocation lists holds, unparsed.
+
+    Raises JobError (CONFIG_INVALID).
+    """
+    data, _ = _read_file(path, "revocation list", _SERVER_REMEDY, _MAX_CRL_BYTES)
+    return data
 
 
 def read_private_key(path: FilePath, *, remedy: str = "check the path") -> bytes:
@@ -172,11 +233,24 @@ def _read_pair(cert_path: FilePath, key_path: FilePath, remedy: str) -> tuple[by
         _load_pair(chain, key)
     except ssl.SSLError as error:
         if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+            pending = _read_pending_key(key_path, chain)
+            if pending is not None:
+                return pending, chain
             cause = f"it is not the key of the certificate {os.fspath(cert_path)}"
         else:
             cause = f"it is not a PEM private key that can be used ({error.reason or error})"
         raise _bad_file(key_path, "private key", cause, remedy) from None
     return key, chain
+
+
+def _read_pending_key(key_path: FilePath, chain: bytes) -> bytes | None:
+    """Return the key that is about to replace the one in `key_path`, if it is the chain's."""
+    try:
+        key = read_private_key(f"{os.path.realpath(key_path)}{PENDING_SUFFIX}")
+        _load_pair(chain, key)
+    except (JobError, ssl.SSLError):
+        return None
+    return key
 
 
 def _load_pair(chain: bytes, key: bytes) -> None:
@@ -195,7 +269,9 @@ def _load_pair(chain: bytes, key: bytes) -> None:
             os.close(fd)
 
 
-def _read_file(path: FilePath, what: str, remedy: str) -> tuple[bytes, int]:
+def _read_file(
+    path: FilePath, what: str, remedy: str, most_bytes: int = _MAX_FILE_BYTES
+) -> tuple[bytes, int]:
     """Return content and permission bits of one and the same regular file."""
     try:
         # A FIFO in its place must not block.
@@ -204,12 +280,12 @@ def _read_file(path: FilePath, what: str, remedy: str) -> tuple[bytes, int]:
             about = os.fstat(fd)
             if not stat.S_ISREG(about.st_mode):
                 raise _bad_file(path, what, "it is not a regular file", remedy)
-            data = file.read(_MAX_FILE_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         cause = error.strerror if isinstance(error, OSError) else None
         raise _bad_file(path, what, (cause or str(error)).lower(), remedy) from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise _bad_file(path, what, f"it is larger than {_MAX_FILE_BYTES} bytes", remedy)
+    if len(data) > most_bytes:
+        raise _bad_file(path, what, f"it is larger than {most_bytes} bytes", remedy)
     return data, stat.S_IMODE(about.st_mode)
 
 

@@ -24,7 +24,7 @@ from .identity import expiry_of
 if TYPE_CHECKING:
     from jobruntime.rpc.tls import grpc
 
-_WITHOUT_JOB: Final = ABOUT_ONESELF | {Verb.START, Verb.PRUNE}
+_WITHOUT_JOB: Final = ABOUT_ONESELF | {Verb.START, Verb.PRUNE, Verb.RENEW}
 
 
 def who_am_i(context: grpc.aio.ServicerContext[object, object]) -> pb.WhoAmIResponse:

@@ -21,7 +21,8 @@ from jobruntime.model.policy import Policy, decide
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
 
-from .identity import principal_of
+from .identity import Identity, identity_of
+from .trust import Trust
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}WhoAmI": Verb.WHOAMI,
     f"{_PREFIX}CanI": Verb.CAN_I,
     f"{_PREFIX}Explain": Verb.EXPLAIN,
+    f"{_PREFIX}Renew": Verb.RENEW,
 }
 """What each method asks for. A method that is missing here is refused."""
 
@@ -56,6 +58,8 @@ class Caller:
     """The rule of the policy that let the call in, as it is logged."""
     policy: Policy
     """The policy that the call is judged by to its end."""
+    certificate: bytes = b""
+    """What he showed, in PEM."""
 
     @property
     def verbs(self) -> frozenset[Verb]:
@@ -81,9 +85,10 @@ if TYPE_CHECKING:  # only the stubs know these as generic
 class AccessInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler in authentication, policy and the telling of errors."""
 
-    def __init__(self, policy: Callable[[], Policy]) -> None:
+    def __init__(self, policy: Callable[[], Policy], trust: Trust) -> None:
         """`policy` gives the one in force, for each call anew."""
         self._policy = policy
+        self._trust = trust
 
     async def intercept_service(  # type: ignore[override] # the stubs leave its types open
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -129,23 +134,32 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(data: bytes, context: _Context) -> AsyncIterator[object]:
             try:
-                self._admit(verb, context)
-                async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
-                    async for response in responses:
-                        yield response
+                identity = self._admit(verb, context)
+                with self._trust.streams.entered(identity) as stream:
+                    async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
+                        async for response in stream.watched(responses):
+                            yield response
             except Exception as error:  # noqa: BLE001 - the RPC's boundary
                 await _abort(context, verb, error)
 
         return guarded
 
-    def _admit(self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]) -> None:
+    def _admit(
+        self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]
+    ) -> Identity:
         policy = self._policy()
-        principal = principal_of(peer_of(context), known_roles=policy.known)
+        identity = identity_of(peer_of(context), known_roles=policy.known)
+        self._trust.check(identity)
+        principal = identity.principal
         decision = decide(policy, principal, verb)
         if decision.scope is None:
             raise denied(principal, verb)
         owner = None if decision.scope is Scope.ANY else principal.name
-        _caller.set(Caller(principal, owner, decision.scope, decision.rule, policy))
+        caller = Caller(
+            principal, owner, decision.scope, decision.rule, policy, certificate=identity.pem
+        )
+        _caller.set(caller)
+        return identity
 
 
 def peer_of(context: grpc.aio.ServicerContext[object, object]) -> Mapping[str, list[bytes]]:

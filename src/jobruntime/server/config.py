@@ -22,6 +22,7 @@ from .config_table import Table, as_key
 
 DEFAULT_LISTEN: Final = "127.0.0.1:7443"
 DEFAULT_UID_COUNT: Final = 65_536
+DEFAULT_RENEW_MAX_MS: Final = 366 * 86_400_000
 
 # 0x70000000 to 0x7FFDFFFF: above what systemd gives to containers (its last is 0x6FFFFFFF) and
 # below its foreign images (0x7FFE0000); see https://systemd.io/UIDS-GIDS/. useradd, subuid and
@@ -50,11 +51,16 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the server's certificates are, as absolute paths."""
+    """Where the server's certificates are, as absolute paths. `crl`: revocation lists, or none.
+
+    `renew_max_ms` is the longest validity of what a client gets by renewing over the API.
+    """
 
     ca: Path
     cert: Path
     key: Path
+    crl: Path | None = None
+    renew_max_ms: int = DEFAULT_RENEW_MAX_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +128,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         state_dir=state_dir,
         runtime_dir=runtime_dir,
         work_dir=top.path("work_dir", "work"),
-        tls=TlsFiles(
-            ca=tls.path("ca", "pki/ca.crt"),
-            cert=tls.path("cert", "pki/server.crt"),
-            key=tls.path("key", "pki/server.key"),
-        ),
+        tls=_tls_files(tls),
         default_grace_ms=_grace_ms(jobs),
         uid_first=uid_first,
         uid_count=uid_count,
@@ -193,6 +195,17 @@ def _is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _tls_files(tls: Table) -> TlsFiles:
+    renew_max_ms = tls.duration_ms("renew_max")
+    return TlsFiles(
+        ca=tls.path("ca", "pki/ca.crt"),
+        cert=tls.path("cert", "pki/server.crt"),
+        key=tls.path("key", "pki/server.key"),
+        crl=tls.path("crl", "") if tls.has("crl") else None,
+        renew_max_ms=DEFAULT_RENEW_MAX_MS if renew_max_ms is None else renew_max_ms,
+    )
 
 
 def _listen(top: Table) -> Address:

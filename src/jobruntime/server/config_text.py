@@ -28,6 +28,10 @@ policy = "policy.toml"
 ca = "pki/ca.crt"
 cert = "pki/server.crt"
 key = "pki/server.key"
+# What `jobd cert revoke` writes. All four files are read anew when they change, without a restart.
+crl = "pki/crl.pem"
+# How long what `jobc renew` gets may be valid; never longer than the certificate before it.
+# renew_max = "366d"
 
 [jobs]
 # How long a job may take to end after its stop signal, unless it says so itself.

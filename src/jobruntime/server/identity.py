@@ -21,10 +21,21 @@ _REMEDY: Final = "ask the server's operator for a certificate made by `jobd cert
 
 
 @dataclass(frozen=True, slots=True)
-class _Identity:
+class Identity:
+    """A client certificate that names a user and his roles, and what it says."""
+
     principal: Principal
-    not_before: dt.datetime
-    not_after: dt.datetime
+    pem: bytes
+    certificate: x509.Certificate
+
+    def check_validity(self, now: dt.datetime | None = None) -> None:
+        """Refuse a certificate outside its time; raises JobError (UNAUTHENTICATED)."""
+        now = dt.datetime.now(dt.UTC) if now is None else now
+        end = self.certificate.not_valid_after_utc
+        if now < self.certificate.not_valid_before_utc:
+            raise refused("the client certificate is not valid yet", "compare the hosts' clocks")
+        if now > end:
+            raise refused(f"the client certificate expired at {end:%Y-%m-%d %H:%M:%S} UTC")
 
 
 def principal_of(
@@ -40,28 +51,33 @@ def principal_of(
     outlive its certificate. Raises JobError (UNAUTHENTICATED) for everything else than TLS 1.3 and
     one certificate with a proper name and known roles only.
     """
+    return identity_of(auth_context, now=now, known_roles=known_roles).principal
+
+
+def identity_of(
+    auth_context: Mapping[str, Sequence[bytes]],
+    *,
+    now: dt.datetime | None = None,
+    known_roles: Collection[str] = DEFAULT_POLICY.known,
+) -> Identity:
+    """Return what the certificate of a call says, as `principal_of` does."""
     identity = _identity_in(auth_context)
+    identity.check_validity(now)
     _check_roles(identity.principal.roles, known_roles)
-    now = dt.datetime.now(dt.UTC) if now is None else now
-    if now < identity.not_before:
-        raise _refused("the client certificate is not valid yet", "compare the hosts' clocks")
-    if now > identity.not_after:
-        ended = f"{identity.not_after:%Y-%m-%d %H:%M:%S} UTC"
-        raise _refused(f"the client certificate expired at {ended}", _REMEDY)
-    return identity.principal
+    return identity
 
 
 def expiry_of(auth_context: Mapping[str, Sequence[bytes]]) -> dt.datetime:
     """Return when the caller's certificate ends; the errors of `principal_of`."""
-    return _identity_in(auth_context).not_after
+    return _identity_in(auth_context).certificate.not_valid_after_utc
 
 
-def _identity_in(auth_context: Mapping[str, Sequence[bytes]]) -> _Identity:
+def _identity_in(auth_context: Mapping[str, Sequence[bytes]]) -> Identity:
     if list(auth_context.get("ssl_tls_version", ())) != [b"TLSv1.3"]:
-        raise _refused("the connection is not TLS 1.3", "use a client that speaks TLS 1.3")
+        raise refused("the connection is not TLS 1.3", "use a client that speaks TLS 1.3")
     certificates = list(auth_context.get("x509_pem_cert", ()))
     if len(certificates) != 1:
-        raise _refused("there is no client certificate", _REMEDY)
+        raise refused("there is no client certificate", _REMEDY)
     return _read_identity(certificates[0])
 
 
@@ -78,7 +94,7 @@ def check_user_name(name: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _read_identity(pem: bytes) -> _Identity:
+def _read_identity(pem: bytes) -> Identity:
     """Parse a certificate, once for all calls that show it; errors are not kept."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -88,19 +104,26 @@ def _read_identity(pem: bytes) -> _Identity:
             subject = certificate.subject
         usages = _extended_key_usages(certificate)
     except (ValueError, x509.DuplicateExtension) as error:
-        raise _refused("the client certificate cannot be parsed", _REMEDY) from error
+        raise refused("the client certificate cannot be parsed", _REMEDY) from error
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usages:
-        raise _refused("the certificate is not made for clients (clientAuth)", _REMEDY)
-    serial = f"{certificate.serial_number:X}"
-    return _Identity(
-        principal=Principal(
-            name=_name_in(subject),
-            roles=_roles_in(subject),
-            serial=serial.zfill(len(serial) + len(serial) % 2),
-        ),
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
+        raise refused("the certificate is not made for clients (clientAuth)", _REMEDY)
+    principal = Principal(
+        name=_name_in(subject),
+        roles=_roles_in(subject),
+        serial=format_serial(certificate.serial_number),
     )
+    return Identity(principal, pem, certificate)
+
+
+def identity_in(pem: bytes) -> Identity:
+    """Return what a client certificate says, whatever its validity, as `principal_of` does."""
+    return _read_identity(pem)
+
+
+def format_serial(number: int) -> str:
+    """Return a serial in upper-case hex, as openssl prints it."""
+    serial = f"{number:X}"
+    return serial.zfill(len(serial) + len(serial) % 2)
 
 
 def _extended_key_usages(certificate: x509.Certificate) -> list[ObjectIdentifier]:
@@ -113,17 +136,17 @@ def _extended_key_usages(certificate: x509.Certificate) -> list[ObjectIdentifier
 def _name_in(subject: x509.Name) -> str:
     names = _texts(subject, NameOID.COMMON_NAME)
     if len(names) != 1:
-        raise _refused(f"the client certificate has {len(names)} common names (CN)", _REMEDY)
+        raise refused(f"the client certificate has {len(names)} common names (CN)", _REMEDY)
     fault = name_fault(names[0])
     if fault is not None:
-        raise _refused(f"the client certificate's common name (CN) is no user: {fault}", _REMEDY)
+        raise refused(f"the client certificate's common name (CN) is no user: {fault}", _REMEDY)
     return names[0]
 
 
 def _roles_in(subject: x509.Name) -> frozenset[str]:
     texts = _texts(subject, NameOID.ORGANIZATION_NAME)
     if not texts:
-        raise _refused("the client certificate names no role (O)", _REMEDY)
+        raise refused("the client certificate names no role (O)", _REMEDY)
     return frozenset(texts)
 
 
@@ -132,7 +155,7 @@ def _check_roles(roles: Collection[str], known: Collection[str]) -> None:
     # misspelt one, or one of a newer server.
     for role in sorted(roles):
         if role not in known:
-            raise _refused(
+            raise refused(
                 f"the client certificate names {role[:MAX_NAME_CHARS]!a} as a role (O), "
                 f"which is none of {', '.join(sorted(known))}",
                 _REMEDY,
@@ -144,5 +167,6 @@ def _texts(subject: x509.Name, oid: ObjectIdentifier) -> list[str]:
     return [value if isinstance(value, str) else "" for value in values]
 
 
-def _refused(cause: str, remedy: str) -> JobError:
+def refused(cause: str, remedy: str = _REMEDY) -> JobError:
+    """Return the error that tells a caller why his certificate does not let him in."""
     return JobError(Reason.UNAUTHENTICATED, f"cannot accept the caller: {cause}", remedy)

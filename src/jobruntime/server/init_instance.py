@@ -314,21 +314,25 @@ def _is_traversable(path: Path) -> bool:
 def _make_certificates(options: InitOptions, pki_dir: Path, names: tuple[str, ...]) -> Pair:
     """Make what is missing, check what an interrupted run has left; return the admin's pair."""
     from jobruntime.server import pki
+    from jobruntime.server.authorities import CRL_NAME, empty_list, recorder
 
     ca, server = pki.pair_at(pki_dir, "ca"), pki.pair_at(pki_dir, "server")
     if os.path.lexists(ca.certificate):
         authority = pki.read_authority(ca)
     else:
         authority = pki.make_authority(ca)
+    record = recorder(pki_dir, authority, "init")
+    if not os.path.lexists(crl := pki_dir / CRL_NAME):
+        pki.write_new(crl, empty_list(authority), 0o644)
     if os.path.lexists(server.certificate):
         _check_server(authority, server, names)
     else:
-        pki.issue_server(authority, server, names)
+        pki.issue_server(authority, server, names, record=record)
     admin = pki.pair_at(pki_dir / "clients", options.admin)
     if os.path.lexists(admin.certificate):
         _check_admin(authority, admin, options.admin)
     else:
-        pki.issue_client(authority, admin, options.admin, [Role.ADMIN])
+        pki.issue_client(authority, admin, options.admin, [Role.ADMIN], record=record)
     return admin
 
 

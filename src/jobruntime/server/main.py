@@ -16,6 +16,7 @@ a first server:
   jobd init --dir ~/jobs                      certificates and configuration
   jobd serve --config ~/jobs/jobd.toml        serve, in the foreground
   jobd cert issue alice --role user --dir ~/jobs
+  jobd cert revoke alice --dir ~/jobs         lock her out; also: cert list, renew, rollover
   jobd stop --config ~/jobs/jobd.toml         end the server; jobs go on
   jobd stop --config ~/jobs/jobd.toml --jobs  end the jobs, too
   jobd policy check ~/jobs/policy.toml        who may do what
@@ -103,7 +104,7 @@ def _add_init(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     init_instance.add_arguments(init)
     init.set_defaults(module="init_instance")
-    issue = commands.add_parser("cert", help="make users' certificates")
+    issue = commands.add_parser("cert", help="make, list, renew and revoke certificates")
     cert.add_arguments(issue)
     issue.set_defaults(module="cert")
 

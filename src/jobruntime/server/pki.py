@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,24 +28,38 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from jobruntime.model.errors import JobError, Reason, invalid
+from jobruntime.rpc.pairs import PENDING_SUFFIX
 from jobruntime.rpc.tls import read_certificates, read_private_key
 from jobruntime.server.identity import check_user_name
+from jobruntime.server.leaf import CLOCK_SKEW as CLOCK_SKEW
+from jobruntime.server.leaf import Authority as Authority
+from jobruntime.server.leaf import (
+    Leaf,
+    PrivateKey,
+    builder_of,
+    client_leaf,
+    key_usage_of,
+    server_leaf,
+    sign_leaf,
+    subject_of,
+    validity_for,
+)
 
 CA_DAYS: Final = 3650
 LEAF_DAYS: Final = 365
-CLOCK_SKEW: Final = dt.timedelta(minutes=5)
-"""How far in the past validity starts: the other host's clock may be behind."""
-
 PRIVATE_DIRECTORY: Final = 0o700
+SHORTEST_VALID: Final = dt.timedelta(minutes=1)
+_DAY: Final = dt.timedelta(days=1)
+_NO_TIME: Final = dt.timedelta(0)
 _KEY_MODE: Final = 0o600
 _CERTIFICATE_MODE: Final = 0o644
 _DNS_NAME = re.compile(r"(?:\*\.)?(?!-)[A-Za-z0-9-]{1,63}(?:\.(?!-)[A-Za-z0-9-]{1,63})*")
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-"""Keys that may sign: ours are P-256, an authority brought along may be RSA."""
+
+Record = Callable[[x509.Certificate], None]
+"""What is told of each certificate, before it is written anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +68,6 @@ class Pair:
 
     certificate: Path
     key: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """A certificate authority that can sign."""
-
-    certificate: x509.Certificate
-    key: PrivateKey
 
 
 def pair_at(directory: Path, name: str) -> Pair:
@@ -76,10 +82,11 @@ def make_authority(pair: Pair, *, now: dt.datetime | None = None) -> Authority:
     """
     key = _new_key(pair)
     key_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    name = _subject(f"jobd CA {key_id.digest.hex()[:16]}", ())
-    usage = _key_usage(sign_certificates=True)
+    name = subject_of(f"jobd CA {key_id.digest.hex()[:16]}", ())
+    usage = key_usage_of(sign_certificates=True)
+    validity = validity_for(dt.timedelta(days=CA_DAYS), _utc_now(now))
     builder = (
-        _builder(name, name, key, _utc_now(now), CA_DAYS)
+        builder_of(name, name, key.public_key(), validity)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
     )
@@ -108,6 +115,9 @@ def read_pair(pair: Pair) -> tuple[x509.Certificate, PrivateKey]:
     """
     certificate = read_certificate(pair.certificate)
     key = _read_key(pair.key)
+    pending = pair.key.with_name(f"{pair.key.name}{PENDING_SUFFIX}")
+    if certificate.public_key() != key.public_key() and pending.exists():
+        key = _read_key(pending)  # both are being replaced (rpc/pairs.py)
     if certificate.public_key() != key.public_key():
         raise _unusable(pair.key, f"it is not the key of {pair.certificate}")
     return certificate, key
@@ -129,15 +139,14 @@ def issue_server(
     *,
     days: int = LEAF_DAYS,
     now: dt.datetime | None = None,
+    record: Record | None = None,
 ) -> x509.Certificate:
     """Write a server's key and certificate for these host names and IP addresses.
 
     Raises JobError where the certificate exists, a name is none, or a file cannot be written.
     """
-    sans = x509.SubjectAlternativeName(subject_names(names))
-    subject = _subject("jobd", ())
-    usage = ExtendedKeyUsageOID.SERVER_AUTH
-    return _issue_leaf(authority, pair, subject, usage, days, _utc_now(now), sans=sans)
+    leaf = server_leaf(x509.SubjectAlternativeName(subject_names(names)))
+    return _issue_leaf(authority, pair, leaf, dt.timedelta(days=days), _utc_now(now), record)
 
 
 def issue_client(
@@ -147,19 +156,27 @@ def issue_client(
     roles: Iterable[str],
     *,
     days: int = LEAF_DAYS,
+    valid: dt.timedelta | None = None,
     now: dt.datetime | None = None,
+    record: Record | None = None,
 ) -> x509.Certificate:
     """Write the key and certificate of the user `name` with at least one role.
 
-    Raises JobError where the certificate exists, the name is none, or a file cannot be written.
+    `record` gets the certificate before anybody can have it. Raises JobError where the certificate
+    exists, the name is none, or a file cannot be written.
     """
+    leaf = user_leaf(name, roles)
+    valid = dt.timedelta(days=days) if valid is None else valid
+    return _issue_leaf(authority, pair, leaf, valid, _utc_now(now), record)
+
+
+def user_leaf(name: str, roles: Iterable[str]) -> Leaf:
+    """Return what a user's certificate says; raises JobError for a wrong name and for no role."""
     check_user_name(name)
     chosen = sorted(set(roles))
     if not chosen:
         raise invalid(f"cannot make a certificate for {name} without a role", "name a role")
-    subject = _subject(name, chosen)
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH
-    return _issue_leaf(authority, pair, subject, usage, days, _utc_now(now))
+    return client_leaf(name, chosen)
 
 
 def check_issued_by(authority: Authority, path: Path, certificate: x509.Certificate) -> None:
@@ -278,10 +295,15 @@ def _new_key(pair: Pair) -> PrivateKey:
         )
     if os.path.lexists(pair.key):
         return _read_key(pair.key)
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key, pem = generate_key()
     write_new(pair.key, pem, _KEY_MODE)
     return key
+
+
+def generate_key() -> tuple[PrivateKey, bytes]:
+    """Return a fresh key, and the same as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _read_key(path: Path) -> PrivateKey:
@@ -298,85 +320,33 @@ def _read_key(path: Path) -> PrivateKey:
 def _issue_leaf(
     authority: Authority,
     pair: Pair,
-    subject: x509.Name,
-    usage: ObjectIdentifier,
-    days: int,
+    leaf: Leaf,
+    valid: dt.timedelta,
     now: dt.datetime,
-    *,
-    sans: x509.SubjectAlternativeName | None = None,
+    record: Record | None,
 ) -> x509.Certificate:
-    _check_days(authority, days, now)
+    check_valid(authority, valid, now)
     key = _new_key(pair)
-    signer = authority.key.public_key()
-    builder = (
-        _builder(subject, authority.certificate.subject, key, now, days)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(_authority_key_id(authority.certificate, signer), critical=False)
-    )
-    if sans is not None:
-        builder = builder.add_extension(sans, critical=False)
-    certificate = builder.sign(authority.key, hashes.SHA256())
+    certificate = sign_leaf(authority, key.public_key(), leaf, validity_for(valid, now))
+    if record is not None:
+        record(certificate)
     _write_certificate(pair.certificate, certificate)
     return certificate
 
 
-def _check_days(authority: Authority, days: int, now: dt.datetime) -> None:
-    left = (authority.certificate.not_valid_after_utc - now).days
-    if days < 1:
-        raise invalid(f"cannot make a certificate for {days} days", "give 1 day or more")
-    if days > left:
+def check_valid(authority: Authority, valid: dt.timedelta, now: dt.datetime) -> None:
+    """Refuse a validity that is empty or longer than the CA's; raises JobError."""
+    left = authority.certificate.not_valid_after_utc - now
+    text = f"{valid.days} days" if valid % _DAY == _NO_TIME else str(valid)
+    if valid < SHORTEST_VALID:
+        raise invalid(f"cannot make a certificate for {text}", "give 1 minute or more")
+    if valid > left:
         raise invalid(
-            f"cannot make a certificate for {days} days: the CA's own ends in {left} days",
-            f"give at most {left} days" if left > 0 else "renew the CA, see docs/certificates.md",
+            f"cannot make a certificate for {text}: the CA's own ends in {left.days} days",
+            f"give at most {left.days} days"
+            if left > _NO_TIME
+            else "replace the CA: jobd cert rollover",
         )
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: PrivateKey, now: dt.datetime, days: int
-) -> x509.CertificateBuilder:
-    public = key.public_key()
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    )
-
-
-def _authority_key_id(
-    certificate: x509.Certificate, signer: ec.EllipticCurvePublicKey | rsa.RSAPublicKey
-) -> x509.AuthorityKeyIdentifier:
-    """Return the identifier that the CA's own certificate has: another CA's tool may hash apart."""
-    try:
-        own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer)
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
-
-
-def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        key_cert_sign=sign_certificates,
-        crl_sign=sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _subject(common_name: str, organizations: Iterable[str]) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, str(o)) for o in organizations]
-    return x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
 def _write_certificate(path: Path, certificate: x509.Certificate) -> None:

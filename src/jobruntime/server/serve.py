@@ -18,7 +18,7 @@ from typing import Final
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.rpc.memory import keep_large_blocks
-from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
+from jobruntime.rpc.tls import SERVER_OPTIONS, grpc
 from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
@@ -29,8 +29,11 @@ from .notify import notify
 from .policies import Policies
 from .programs import Programs
 from .reload import Reloads
+from .renewals import Renewals
 from .search import compile_search
 from .service import JobService
+from .trust import Trust
+from .trust_watch import kept_fresh, reload_trust
 
 _logger = logging.getLogger("jobd")
 
@@ -77,7 +80,7 @@ async def serve(config: Config) -> None:
     """
     keep_large_blocks()
     _raise_open_files()
-    credentials = server_credentials(config.tls.cert, config.tls.key, config.tls.ca)
+    trust = Trust(config.tls)
     policies = Policies(config)
     reloads = Reloads()
     requests: asyncio.Queue[int] = asyncio.Queue()
@@ -86,30 +89,34 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     loop.add_signal_handler(signal.SIGHUP, reloads.request)
     async with LocalWorker(settings_of(config), compile_search) as worker:
+        reloads.add("certificates and revocation lists", partial(reload_trust, trust))
         reloads.add("the policy", partial(policies.reload, worker))
         await policies.warn(worker)
         try:
             async with reloads.running():
-                await _serve_worker(config, credentials, worker, policies, requests)
+                with kept_fresh(trust):
+                    await _serve_worker(config, trust, worker, policies, requests)
         finally:
             await worker.retire()
 
 
 async def _serve_worker(
     config: Config,
-    credentials: grpc.ServerCredentials,
+    trust: Trust,
     worker: LocalWorker,
     policies: Policies,
     requests: asyncio.Queue[int],
 ) -> None:
     server = grpc.aio.server(
-        interceptors=[AccessInterceptor(lambda: policies.current)], options=list(SERVER_OPTIONS)
+        interceptors=[AccessInterceptor(lambda: policies.current, trust)],
+        options=list(SERVER_OPTIONS),
     )
     followers = Followers(config.logs.followers_per_user)
     admissions = Admissions(Programs(for_others=bool(worker.instance.uids)))
-    service = JobService(worker, config.default_grace_ms, followers, admissions)
+    renewals = Renewals(config.path)
+    service = JobService(worker, config.default_grace_ms, followers, admissions, renewals)
     service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
-    port = _bind(server, config, credentials)
+    port = _bind(server, config, trust.serve())
     await server.start()
     _announce(config, port, worker)
     notify("READY=1")

@@ -26,6 +26,7 @@ from . import about
 from .access import Caller, current_caller
 from .admissions import Admissions
 from .followers import Followers
+from .renewals import Renewals
 
 if TYPE_CHECKING:
     from jobruntime.rpc.tls import grpc
@@ -47,11 +48,13 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         default_grace_ms: int,
         followers: Followers,
         admissions: Admissions,
+        renewals: Renewals,
     ) -> None:
         self._worker = worker
         self._admissions = admissions
         self._default_grace_ms = default_grace_ms
         self._followers = followers
+        self._renewals = renewals
         self._last_encoded: tuple[LogBatch, bytes] | None = None
 
     async def Start(self, request: pb.StartRequest, context: object) -> pb.StartResponse:
@@ -167,6 +170,15 @@ class JobService(service_pb2_grpc.JobServiceServicer):
     async def Explain(self, request: pb.ExplainRequest, context: object) -> pb.ExplainResponse:
         """Tell what a start would run."""
         return await about.explain(self._worker, self._admissions, request, self._default_grace_ms)
+
+    async def Renew(self, request: pb.RenewRequest, context: object) -> pb.RenewResponse:
+        """Give the caller a new certificate for a new key."""
+        caller = current_caller()
+        certificate, ca = await self._renewals.renew(
+            caller.principal.name, caller.certificate, request.csr_pem, request.proof
+        )
+        _logger.info("%s renewed certificate %s", caller.principal.name, caller.principal.serial)
+        return pb.RenewResponse(certificate_pem=certificate, ca_pem=ca)
 
     async def Stats(
         self, request: pb.StatsRequest, context: object

@@ -99,6 +99,11 @@ class JobServiceStub:
                 request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/jobruntime.v1.JobService/Renew',
+                request_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RenewRequest.SerializeToString,
+                response_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RenewResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -204,6 +209,14 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """Renew gives a new certificate for a new key, with the name and the roles of the one that the call
+        is made with, and valid as long as that was (the operator may have set less).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_JobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -271,6 +284,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainRequest.FromString,
                     response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RenewRequest.FromString,
+                    response_serializer=jobruntime_dot_rpc_dot_gen_dot_service__pb2.RenewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -624,6 +642,33 @@ class JobService:
             '/jobruntime.v1.JobService/Explain',
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainRequest.SerializeToString,
             jobruntime_dot_rpc_dot_gen_dot_service__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/jobruntime.v1.JobService/Renew',
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.RenewRequest.SerializeToString,
+            jobruntime_dot_rpc_dot_gen_dot_service__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,7 +17,10 @@ from jobruntime.model.limits import NO_LIMITS
 from jobruntime.model.quantities import format_size
 from jobruntime.server import pki
 from jobruntime.server.config import Config
+from jobruntime.server.expiry import is_ending
+from jobruntime.server.issued import server_names
 from jobruntime.server.serve import settings_of
+from jobruntime.server.trust import is_issued_by, read_authorities
 from jobruntime.worker.host import (
     FileSystem,
     disk_of,
@@ -33,16 +36,16 @@ from jobruntime.worker.tree import check_all_jobs
 from jobruntime.worker.trial import Trial
 from jobruntime.worker.uids import find_accounts, taken_uid
 
-from .report import Check, failed, failed_with, good, lacking
+from .certificates import check_clients, check_revocations
+from .report import Check, Level, failed, failed_with, good, lacking
 
 _MIB: Final = 1 << 20
 _FEW_BYTES: Final = 64 * _MIB
 _FEW_INODES: Final = 1000
 _SMALL_PART: Final = 0.05
-_SOON: Final = dt.timedelta(days=30)
 _FORGETFUL: Final = ("tmpfs", "ramfs", "devtmpfs")
 _REMOTE: Final = ("nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "glusterfs")
-_RENEW: Final = 'renew it as "Renewing" in docs/certificates.md says, with openssl x509'
+_RENEW: Final = 'renew it: "jobd cert renew", or as docs/certificates.md says'
 
 
 def check_instance(config: Config) -> Iterator[Check]:
@@ -179,7 +182,7 @@ def _closed_directory(path: str) -> str | None:
 
 def _check_certificates(config: Config) -> Iterator[Check]:
     tls = config.tls
-    authority, ca_check = _read_dated("CA certificate", tls.ca)
+    _, ca_check = _read_dated("CA certificate", tls.ca)
     yield ca_check
     server, server_check = _read_dated("server certificate", tls.cert)
     yield server_check
@@ -187,8 +190,10 @@ def _check_certificates(config: Config) -> Iterator[Check]:
         return
     yield _check_key(config)
     yield _check_names(config, server)
-    if authority is not None:
-        yield _check_issuer(config, authority, server)
+    if ca_check.level is not Level.FAILED:
+        yield _check_issuer(config, server)
+    yield check_revocations(config)
+    yield from check_clients(config)
 
 
 def _read_dated(name: str, path: Path) -> tuple[x509.Certificate | None, Check]:
@@ -205,9 +210,10 @@ def _read_dated(name: str, path: Path) -> tuple[x509.Certificate | None, Check]:
         text = f"{path} is not valid before {begin:%Y-%m-%d %H:%M} UTC"
         return certificate, failed(name, text, "set this host's clock: timedatectl set-ntp true")
     text = f"valid until {end:%Y-%m-%d} ({left.days} days)"
-    if left < _SOON:
-        return certificate, lacking(name, text, _RENEW, days_left=left.days)
-    return certificate, good(name, text, days_left=left.days)
+    hours = left // dt.timedelta(hours=1)
+    if is_ending(certificate, now):
+        return certificate, lacking(name, text, _RENEW, days_left=left.days, hours_left=hours)
+    return certificate, good(name, text, days_left=left.days, hours_left=hours)
 
 
 def _check_key(config: Config) -> Check:
@@ -219,7 +225,7 @@ def _check_key(config: Config) -> Check:
 
 
 def _check_names(config: Config, certificate: x509.Certificate) -> Check:
-    names = _names_of(certificate)
+    names = server_names(certificate)
     text = f"the certificate is for {', '.join(names) or 'no name at all'}"
     host = config.listen.host
     remedy = 'add the names that clients use, see "Renewing" in docs/certificates.md'
@@ -230,26 +236,12 @@ def _check_names(config: Config, certificate: x509.Certificate) -> Check:
     return good("server names", text)
 
 
-def _names_of(certificate: x509.Certificate) -> list[str]:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return []
-    return [
-        *found.get_values_for_type(x509.DNSName),
-        *(str(address) for address in found.get_values_for_type(x509.IPAddress)),
-    ]
-
-
-def _check_issuer(
-    config: Config, authority: x509.Certificate, certificate: x509.Certificate
-) -> Check:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except Exception:  # noqa: BLE001 - whatever cryptography says, it is not so
-        text = f"the first CA in {config.tls.ca} has not signed the server's certificate"
-        return lacking("server's CA", text, "give clients the CA that has signed it")
-    return good("server's CA", "clients with this CA trust the server")
+def _check_issuer(config: Config, certificate: x509.Certificate) -> Check:
+    _, authorities = read_authorities(config.tls.ca)
+    if any(is_issued_by(certificate, authority) for authority in authorities):
+        return good("server's CA", "clients with this CA trust the server")
+    text = f"no CA in {config.tls.ca} has signed the server's certificate"
+    return lacking("server's CA", text, "give clients the CA that has signed it")
 
 
 def _check_uids(config: Config) -> Check:

@@ -1,0 +1,58 @@
+"""Replaces a certificate together with its key, so that a crash in between loses neither.
+
+There is no rename(2) of two files. The new key is written as `KEY.new` first; then the certificate
+is renamed, then the key. Whoever reads the pair in between, or after a crash there, finds that the
+key is not the certificate's, and that `KEY.new` is (`rpc/tls.py` does so).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+PENDING_SUFFIX: Final = ".new"
+_KEY_MODE: Final = 0o600
+_CERTIFICATE_MODE: Final = 0o644
+
+
+def replace_pair(cert_path: Path, key_path: Path, certificate: bytes, key: bytes) -> None:
+    """Replace both, whether they are there or not; links are followed. Raises OSError.
+
+    One file for both stays one. When this returns, both are on the disk.
+    """
+    cert_path, key_path = (Path(os.path.realpath(path)) for path in (cert_path, key_path))
+    if cert_path == key_path:
+        replace_file(cert_path, certificate + key, _KEY_MODE)
+        return
+    pending = key_path.with_name(f"{key_path.name}{PENDING_SUFFIX}")
+    replace_file(pending, key, _KEY_MODE)
+    replace_file(cert_path, certificate, _CERTIFICATE_MODE)
+    pending.replace(key_path)
+    _sync_directory(key_path.parent)
+
+
+def replace_file(path: Path, data: bytes, mode: int) -> None:
+    """Replace a file as a whole, and bring it to the disk; raises OSError."""
+    partial = path.with_name(f".{secrets.token_hex(16)}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(partial, flags, _KEY_MODE), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
