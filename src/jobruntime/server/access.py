@@ -19,6 +19,8 @@ from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
 
+from .audit import AuditLog
+from .audit_calls import AuditedCall, UnknownMethodError, note_caller, note_request, note_rule
 from .identity import principal_of
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}Prune": Verb.PRUNE,
 }
 """What each method asks for. A method that is missing here is refused."""
+_METHODS: Final[Mapping[Verb | None, str]] = {verb: method for method, verb in VERBS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,11 @@ if TYPE_CHECKING:  # only the stubs know these as generic
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler in authentication, policy and the telling of errors."""
+    """Wraps every handler in authentication, policy, audit and the telling of errors."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, audit: AuditLog) -> None:
         self._policy = policy
+        self._audit = audit
 
     async def intercept_service(  # type: ignore[override] # the stubs leave its types open
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -74,7 +78,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         """Return the method's handler behind the gate (grpc.aio.ServerInterceptor)."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return None  # gRPC answers UNIMPLEMENTED
+            return grpc.stream_stream_rpc_method_handler(self._unknown(handler_call_details.method))
         verb = VERBS.get(handler_call_details.method)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -97,8 +101,11 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(data: bytes, context: _Context) -> object:
             try:
-                self._admit(verb, context)
-                return await behaviour(_parse(handler, data), context)
+                async with self._audited(verb, context):
+                    self._admit(verb, context)
+                    request = _parse(handler, data)
+                    note_request(request)
+                    return await behaviour(request, context)
             except Exception as error:
                 await _abort(context, verb, error)
                 raise  # not reached: abort raises
@@ -112,19 +119,34 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(data: bytes, context: _Context) -> AsyncIterator[object]:
             try:
-                self._admit(verb, context)
-                async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
-                    async for response in responses:
-                        yield response
+                async with self._audited(verb, context):
+                    self._admit(verb, context)
+                    request = _parse(handler, data)
+                    note_request(request)
+                    async with aclosing(behaviour(request, context)) as responses:  # type: ignore[type-var]
+                        async for response in responses:
+                            yield response
             except Exception as error:  # noqa: BLE001 - the RPC's boundary
                 await _abort(context, verb, error)
 
         return guarded
 
+    def _unknown(self, method: str) -> Callable[[object, _Context], Awaitable[None]]:
+        async def refused(_: object, context: _Context) -> None:
+            self._audited(None, context, method).end(UnknownMethodError())
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+        return refused
+
+    def _audited(self, verb: Verb | None, context: _Context, method: str = "") -> AuditedCall:
+        peer, auth = context.peer(), cast("Mapping[str, object]", context.auth_context())
+        return AuditedCall(self._audit, method or _METHODS.get(verb, ""), verb, peer, auth)
+
     def _admit(self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]) -> None:
         # The stubs say str -> bytes; at run time the values are sequences of bytes.
         peer = cast("Mapping[str, list[bytes]]", context.auth_context())
         principal = principal_of(peer)
+        note_caller(principal)
         scope = None if verb is None else allowed_scope(self._policy, principal, verb)
         if scope is None:
             raise JobError(
@@ -132,6 +154,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 f"cannot {verb or 'do that'}: no role of user {principal.name!r} allows it",
                 "ask the operator for a certificate with a role that does",
             )
+        note_rule(f"{', '.join(sorted(principal.roles))}: {verb} {scope}")
         _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
 
 

@@ -16,6 +16,7 @@ from jobruntime.model.errors import JobError, Reason
 from jobruntime.model.limits import Limits
 from jobruntime.model.retention import Retention
 
+from .config_audit import AuditConfig, audit_of
 from .config_logs import LogsConfig, logs_of, retention_of
 from .config_table import Table, as_key
 
@@ -79,6 +80,7 @@ class Config:
     all_limits: Limits
     logs: LogsConfig
     retention: Retention
+    audit: AuditConfig
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -109,6 +111,7 @@ def parse_config(data: bytes, path: Path) -> Config:
     top = Table(path, raw, "")
     tls, jobs, cgroup = top.table("tls"), top.table("jobs"), top.table("cgroup")
     limits, logs, retention = top.table("limits"), top.table("logs"), top.table("retention")
+    audit = top.table("audit")
     state_dir = top.path("state_dir", "state")
     runtime_dir = top.path("runtime_dir", "") if top.has("runtime_dir") else None
     uid_first, uid_count = _uids(jobs, state_dir)
@@ -132,8 +135,9 @@ def parse_config(data: bytes, path: Path) -> Config:
         all_limits=limits.limits("all", forbidden=("oom_group",)),
         logs=logs_of(logs),
         retention=retention_of(retention),
+        audit=audit_of(audit, state_dir),
     )
-    for table in (top, tls, jobs, cgroup, limits, logs, retention):
+    for table in (top, tls, jobs, cgroup, limits, logs, retention, audit):
         table.refuse_unknown()
     return config
 

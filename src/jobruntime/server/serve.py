@@ -22,6 +22,7 @@ from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
 from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
+from .audit import AuditLog, open_audit
 from .config import Config, read_config
 from .followers import Followers
 from .notify import notify
@@ -78,7 +79,8 @@ async def serve(config: Config) -> None:
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     async with LocalWorker(settings_of(config), compile_search) as worker:
         try:
-            await _serve_worker(config, credentials, worker, requests)
+            async with open_audit(config.audit) as audit:
+                await _serve_worker(config, credentials, worker, requests, audit)
         finally:
             await worker.retire()
 
@@ -88,9 +90,10 @@ async def _serve_worker(
     credentials: grpc.ServerCredentials,
     worker: LocalWorker,
     requests: asyncio.Queue[int],
+    audit: AuditLog,
 ) -> None:
     server = grpc.aio.server(
-        interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
+        interceptors=[AccessInterceptor(DEFAULT_POLICY, audit)], options=list(SERVER_OPTIONS)
     )
     followers = Followers(config.logs.followers_per_user)
     service = JobService(worker, config.default_grace_ms, followers)

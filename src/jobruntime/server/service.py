@@ -19,10 +19,12 @@ from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.worker import LogBatch, LogEnd, Worker
 
 from .access import current_caller
+from .audit_calls import note
 from .followers import Followers
 
 _logger = logging.getLogger(__name__)
 
+_AUDITED_IDS: Final = 1000
 _INTERVAL_MS: Final = 1_000
 _SHARED_BYTES: Final = 128 * 1024
 _SHORTEST_INTERVAL_MS: Final = 100
@@ -114,6 +116,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
             dry_run=request.dry_run,
         )
         if not request.dry_run:
+            note(removed=len(removed.job_ids), removed_ids=removed.job_ids[:_AUDITED_IDS])
             _logger.info("%s removed %d jobs", user, len(removed.job_ids))
         return pb.PruneResponse(job_ids=removed.job_ids, freed_bytes=removed.freed_bytes)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 
 from ..model.errors import JobError, Reason
 from ..model.record import Progress
@@ -13,6 +14,11 @@ from .instance import Instance
 from .live import LiveJob
 from .store import JobDirectory, JobRecord
 from .threads import Threads
+
+found_job: ContextVar[Callable[[str], None]] = ContextVar("found_job", default=lambda _: None)
+"""Told the id of the job that a call turns out to be about, or has started; for who keeps a record.
+
+Set around the call of a worker's method."""
 
 
 class Lookup:
@@ -37,6 +43,7 @@ class Lookup:
         """Return the id of the job; raises JobError (JOB_NOT_FOUND, JOB_AMBIGUOUS)."""
         live = self._live.get(reference)
         if live is not None and owner in (None, live.record.owner):
+            found_job.get()(reference)
             return reference
         return (await self.match(reference, owner)).job_id
 
@@ -52,6 +59,7 @@ class Lookup:
                 f"cannot tell which job {reference[:64]!r} is: several match",
                 "give more characters of the id",
             )
+        found_job.get()(matches[0].job_id)
         return matches[0]
 
     async def look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
