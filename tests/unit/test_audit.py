@@ -1,4 +1,4 @@
-"""The audit's chain: it goes on over files, crashes and full disks, and no change of it is missed."""
+"""The audit's chain goes on over files, crashes and full disks, and no change of it is missed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -314,6 +315,21 @@ def test_two_servers_do_not_write_one_audit(path: Path) -> None:
 # ---------------------------------------------------------------- a full disk
 
 
+def write_until_refused(log: AuditLog) -> int:
+    """Write lines of calls that change something, until one is refused; return how many."""
+    written = 0
+    with suppress(JobError):
+        while True:
+            log.reserve(8192)
+            log.release(8192)
+            assert log.write({"event": "call", "pad": "x" * 8000}, is_reserved=True)
+            written += 1
+    with pytest.raises(JobError) as caught:
+        log.reserve(8192)
+    assert caught.value.reason is Reason.AUDIT_UNAVAILABLE
+    return written
+
+
 def test_on_a_full_disk_what_was_let_in_is_written_and_the_rest_refused_or_counted(
     tmp_path: Path,
 ) -> None:
@@ -325,15 +341,7 @@ def test_on_a_full_disk_what_was_let_in_is_written_and_the_rest_refused_or_count
 
         while log.write({"event": "call", "pad": "x" * 8000}) is not None:
             pass
-        written = 0
-        with pytest.raises(JobError) as caught:
-            while True:
-                log.reserve(8192)
-                log.release(8192)
-                assert log.write({"event": "call", "pad": "x" * 8000}, is_reserved=True)
-                written += 1
-        assert caught.value.reason is Reason.AUDIT_UNAVAILABLE
-        assert written >= HELD_BYTES // 8192
+        assert write_until_refused(log) >= HELD_BYTES // 8192
         log.release(8192)
         assert log.write({"event": "call", "kind": "reserved"}, is_reserved=True)
 
