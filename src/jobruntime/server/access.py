@@ -18,6 +18,7 @@ from jobruntime.model.access import Policy, Principal, Scope, Verb, allowed_scop
 from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
+from jobruntime.worker.lookup import preferred_owner
 
 from .audit import AuditLog
 from .audit_calls import AuditedCall, UnknownMethodError, note_caller, note_request, note_rule
@@ -155,6 +156,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
                 "ask the operator for a certificate with a role that does",
             )
         note_rule(f"{', '.join(sorted(principal.roles))}: {verb} {scope}")
+        preferred_owner.set(principal.name)
         _caller.set(Caller(principal, None if scope is Scope.ANY else principal.name))
 
 

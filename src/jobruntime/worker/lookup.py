@@ -20,6 +20,9 @@ found_job: ContextVar[Callable[[str], None]] = ContextVar("found_job", default=l
 
 Set around the call of a worker's method."""
 
+preferred_owner: ContextVar[str | None] = ContextVar("preferred_owner", default=None)
+"""Whose job a name means first, where the caller may reach everybody's."""
+
 
 class Lookup:
     """Finds jobs by what callers call them: in memory while they run, then in their files."""
@@ -51,6 +54,8 @@ class Lookup:
         """Return what the catalogue has of the job; the errors of `resolve`."""
         found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner))
         matches = [match for match in found if match.job_id not in self._starting]
+        if len(matches) > 1:
+            matches = _preferred(matches, reference)
         if not matches:
             raise not_found(reference)
         if len(matches) > 1:
@@ -88,6 +93,20 @@ class Lookup:
         if record is None or progress is None or progress.state is not State.TERMINATED:
             raise _damaged(job_id, "it is not complete")
         return record, progress
+
+
+def _preferred(matches: list[Match], reference: str) -> list[Match]:
+    """Return the caller's own job where the others of its name do not speak against it.
+
+    A name that he gave himself is his job's, as it is to every other user. But not where his own
+    has ended and another's runs: who stops "web" then means the one that can be stopped. Prefixes
+    of ids stay ambiguous, because nobody has chosen them.
+    """
+    own = [match for match in matches if match.owner == preferred_owner.get()]
+    is_name = not any(match.job_id.startswith(reference) for match in matches)
+    if len(own) == 1 and is_name and (not own[0].ended or all(match.ended for match in matches)):
+        return own
+    return matches
 
 
 def not_found(reference: str) -> JobError:
