@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -212,6 +214,26 @@ def silent(alice: Client) -> Iterator[str]:
     job = alice.start("sh", "-c", "echo begun; exec sleep 600")
     yield job
     alice.stop(job, "--grace", "0s")
+
+
+def test_no_job_is_without_a_line_also_where_its_caller_gave_up(
+    instance: Instance, alice: Client
+) -> None:
+    def gave_up() -> bool:
+        with suppress(grpc.RpcError):
+            api.stub.Start(pb.StartRequest(argv=["true"]), timeout=random.uniform(0, 0.02))
+        return any(line["event"] == "late" for line in lines_of(instance))
+
+    with alice.api() as api:
+        api.start("true")
+        eventually(gave_up, what="a start that went on without its caller")
+        eventually(
+            lambda: instance.job_ids() <= {line.get("job_id") for line in lines_of(instance)},
+            what="a line for each job",
+        )
+    calls = {line["seq"]: line for line in lines_of(instance)}
+    late = last(instance, event="late")
+    assert (calls[late["call"]]["verb"], calls[late["call"]]["code"]) == ("start", "CANCELLED")
 
 
 def test_a_stream_is_written_when_it_begins_and_when_it_ends(

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobruntime.model.audit_lines import GENESIS, Head, encode_line, parse_head
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.server.audit import HELD_BYTES, AuditLog
-from jobruntime.server.audit_lines import GENESIS, Head, encode_line, parse_head
 from jobruntime.server.audit_verify import Findings, files_of, verify_audit
 from jobruntime.server.config_audit import AuditConfig
 from tests.disks import fill, mounted_disk

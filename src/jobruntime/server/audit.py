@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import Final
 
 from jobruntime import __version__
+from jobruntime.model.audit_lines import encode_line
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.worker.audit_files import (
+    create_file,
+    first_seq_of,
+    open_active,
+    rotated_files,
+    rotated_path,
+)
 
-from .audit_files import create_file, first_seq_of, open_active, rotated_files, rotated_path
-from .audit_lines import encode_line
 from .config_audit import Argv, AuditConfig
 
 _logger = logging.getLogger(__name__)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from jobruntime.model.audit_lines import parse_head
 from jobruntime.model.errors import JobError, Reason, invalid
 
-from .audit_lines import parse_head
 from .audit_verify import Findings, files_of, verify_audit
 from .config import read_config
 
 EXIT_FAULTS: Final = 1
+_PAUSE_S: Final = 0.2
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,20 +28,21 @@ def run(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     if (args.config is None) == (not args.files):
         raise invalid("cannot verify an audit: none was named", "give either --config or files")
-    paths = [Path(file) for file in args.files] or _paths(args.config)
     try:
         wanted = None if args.head is None else parse_head(args.head)
     except ValueError as error:
-        raise invalid(
-            f"cannot use this head: {error}", "give what `jobd audit head` printed"
-        ) from error
-    findings = _look(paths, wanted, is_whole=not args.files)
+        remedy = "give what `jobd audit head` printed"
+        raise invalid(f"cannot use this head: {error}", remedy) from error
+    if args.files:
+        findings = _look([Path(file) for file in args.files], wanted, is_whole=False)
+    else:
+        findings = _look_again(lambda: _look(_paths(args.config), wanted, is_whole=True))
     print(_json(findings) if args.output == "json" else _text(findings, with_head=args.head))
     return EXIT_FAULTS if findings.faults else 0
 
 
 def _head(args: argparse.Namespace) -> int:
-    findings = _look(_paths(args.config)[-1:], None, is_whole=False)
+    findings = _look_again(lambda: _look(_paths(args.config)[-1:], None, is_whole=False))
     if findings.head is None or findings.faults:
         cause = str(findings.faults[0]) if findings.faults else "it has no line"
         raise JobError(
@@ -48,6 +52,15 @@ def _head(args: argparse.Namespace) -> int:
         )
     print(findings.head)
     return 0
+
+
+def _look_again(look: Callable[[], Findings]) -> Findings:
+    """Look; where something is wrong, once more: the server may have been at it in that moment."""
+    findings = look()
+    if findings.faults:
+        time.sleep(_PAUSE_S)
+        findings = look()
+    return findings
 
 
 def _paths(config: str) -> list[Path]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from .audit_files import rotated_files
-from .audit_lines import GENESIS, Head, Line, parse_line
+from jobruntime.model.audit_lines import GENESIS, Head, Line, parse_line
+from jobruntime.worker.audit_files import rotated_files
 
 _MAX_LINE_BYTES: Final = 8 << 20
 

@@ -17,12 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from jobruntime.linux.files import create_exclusive, make_private_directory, try_lock
-from jobruntime.linux.libc import allocate_behind_end
-from jobruntime.model.errors import JobError, Reason
-from jobruntime.model.instants import parse_instant_ns
-
-from .audit_lines import GENESIS, Head, encode_line, parse_line
+from ..linux.files import create_exclusive, make_private_directory, try_lock
+from ..linux.libc import allocate_behind_end
+from ..model.audit_lines import GENESIS, Head, encode_line, parse_line
+from ..model.errors import JobError, Reason
+from ..model.instants import parse_instant_ns
 
 _BLOCK: Final = 64 * 1024
 _SHOWN_TORN_BYTES: Final = 4096
