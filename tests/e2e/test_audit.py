@@ -59,14 +59,7 @@ def head(instance: Instance) -> str:
     return done.stdout.decode().strip()
 
 
-@pytest.fixture
-def alice(instance: Instance) -> Client:
-    return instance.issue("alice", "user")
-
-
-def test_a_start_is_written_with_who_what_and_how_it_ended(
-    instance: Instance, alice: Client
-) -> None:
+def test_a_start_is_written_with_who_what_and_how_it_ended(shared: Instance, alice: Client) -> None:
     with alice.api() as api:
         job = api.start(
             *("sh", "-c", f"true {MARK}"),
@@ -76,7 +69,7 @@ def test_a_start_is_written_with_who_what_and_how_it_ended(
             timeout_ms=60_000,
         )
 
-    line = last(instance, verb="start")
+    line = last(shared, verb="start")
 
     serial = line.pop("serial")
     assert str(serial) in _openssl_serial(alice.cert)
@@ -103,7 +96,7 @@ def test_a_start_is_written_with_who_what_and_how_it_ended(
         "code": "OK",
         "reason": None,
     }
-    assert MARK.encode() not in audit_path(instance).read_bytes()
+    assert MARK.encode() not in audit_path(shared).read_bytes()
 
 
 def _openssl_serial(cert: Path) -> str:
@@ -131,132 +124,143 @@ def test_the_operator_says_how_much_of_a_command_is_written(
     assert {k: line[k] for k in ("argv", "program", "arguments") if k in line} == wanted
 
 
-def test_limits_that_were_asked_for_are_written(instance: Instance, alice: Client) -> None:
+def test_limits_that_were_asked_for_are_written(shared: Instance, alice: Client) -> None:
     limits = pb.Limits(memory_bytes=1 << 30, unlimited=[pb.LIMIT_KIND_PIDS])
     with alice.channel() as channel:
         ask(JobServiceStub(channel), pb.StartRequest(argv=["true"], limits=limits))
 
-    assert last(instance, verb="start")["limits"] == {
+    assert last(shared, verb="start")["limits"] == {
         "memory_bytes": 1 << 30,
         "unlimited": ["LIMIT_KIND_PIDS"],
     }
 
 
 def test_a_failed_start_and_a_request_that_is_none_are_written(
-    instance: Instance, alice: Client
+    shared: Instance, alice: Client
 ) -> None:
     with alice.channel() as channel:
         ask(JobServiceStub(channel), pb.StartRequest(argv=["/no/such/program"]))
-        line = last(instance, verb="start")
+        line = last(shared, verb="start")
         assert (line["code"], line["reason"]) == ("NOT_FOUND", "PROGRAM_NOT_FOUND")
         assert "job_id" not in line
 
         ask_raw(channel, "Start", b"\xff\xff\xff")
-        line = last(instance, verb="start")
+        line = last(shared, verb="start")
         assert (line["code"], line["reason"]) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
 
 
-def test_a_foreign_job_is_written_as_it_was_named(instance: Instance, alice: Client) -> None:
-    job = instance.issue("bob", "user").start("true")
+def test_a_foreign_job_is_written_as_it_was_named(shared: Instance, alice: Client) -> None:
+    job = shared.issue("bob", "user").start("true")
 
     with alice.api() as api:
         api.refused(lambda: api.status(job[:8]))
         own = api.start("true")
         api.status(own[:12])
 
-    line = last(instance, verb="status", job=job[:8])
+    line = last(shared, verb="status", job=job[:8])
     assert (line["who"], line["rule"], line["code"]) == ("alice", "user: status own", "NOT_FOUND")
     assert line["reason"] == "JOB_NOT_FOUND"
     assert "job_id" not in line
-    assert last(instance, verb="status", job=own[:12])["job_id"] == own
+    assert last(shared, verb="status", job=own[:12])["job_id"] == own
 
 
-def test_what_the_policy_denies_is_written_with_its_cause(
-    instance: Instance, alice: Client
-) -> None:
+def test_what_the_policy_denies_is_written_with_its_cause(shared: Instance, alice: Client) -> None:
     with alice.api() as api:
         api.refused(lambda: api.prune(all_owners=True))
 
-    line = last(instance, verb="prune")
+    line = last(shared, verb="prune")
     assert (line["decision"], line["code"]) == ("denied", "PERMISSION_DENIED")
     assert "no role of user 'alice' allows it" in str(line["cause"])
 
 
 def test_who_is_refused_for_his_certificate_is_written_as_it_claims(
-    instance: Instance, tmp_path: Path
+    shared: Instance, tmp_path: Path
 ) -> None:
-    authority = read_authority(pair_at(instance.directory / "pki", "ca"))
+    authority = read_authority(pair_at(shared.directory / "pki", "ca"))
     pair = odd_certificate(authority, tmp_path, "odd", names=["mal\nlory"], roles=["operator"])
-    mallory = Client(instance, "mallory", pair.certificate, pair.key)
+    mallory = Client(shared, "mallory", pair.certificate, pair.key)
 
     with mallory.channel() as channel:
         ask(JobServiceStub(channel), pb.StartRequest(argv=["true"]))
 
-    line = last(instance, verb="start")
+    line = last(shared, verb="start")
     assert (line["who"], line["decision"], line["code"]) == (None, "denied", "UNAUTHENTICATED")
     assert "operator" in str(line["subject"])
     assert str(line["serial"]) in _openssl_serial(pair.certificate)
     assert str(line["cause"]).startswith("cannot accept the caller")
 
 
-def test_a_method_that_there_is_not_is_written(instance: Instance, alice: Client) -> None:
+def test_a_method_that_there_is_not_is_written(shared: Instance, alice: Client) -> None:
     with alice.channel() as channel:
         answer = ask_raw(channel, "Destroy\u0041", b"")
 
     assert (answer.code, answer.message) == (grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-    line = last(instance, method="DestroyA")
+    line = last(shared, method="DestroyA")
     assert (line["decision"], line["code"]) == ("denied", "UNIMPLEMENTED")
     assert str(line["subject"]).startswith("CN=alice")
 
 
+SILENT = ("sh", "-c", "echo begun; exec sleep 600")
+
+
 @pytest.fixture
-def silent(alice: Client) -> Iterator[str]:
-    job = alice.start("sh", "-c", "echo begun; exec sleep 600")
+def admin(instance: Instance) -> Client:
+    """Who may use the test's own instance."""
+    return instance.admin
+
+
+@pytest.fixture
+def silent(admin: Client) -> Iterator[str]:
+    job = admin.start(*SILENT)
     yield job
-    alice.stop(job, "--grace", "0s")
+    admin.stop(job, "--grace", "0s")
 
 
 def test_no_job_is_without_a_line_also_where_its_caller_gave_up(
-    instance: Instance, alice: Client
+    shared: Instance, alice: Client
 ) -> None:
     def gave_up() -> bool:
         with suppress(grpc.RpcError):
             api.stub.Start(pb.StartRequest(argv=["true"]), timeout=random.uniform(0, 0.02))
-        return any(line["event"] == "late" for line in lines_of(instance))
+        return any(line["event"] == "late" for line in lines_of(shared))
 
     with alice.api() as api:
         api.start("true")
         eventually(gave_up, what="a start that went on without its caller")
         eventually(
-            lambda: instance.job_ids() <= {line.get("job_id") for line in lines_of(instance)},
+            lambda: shared.job_ids() <= {line.get("job_id") for line in lines_of(shared)},
             what="a line for each job",
         )
-    calls = {line["seq"]: line for line in lines_of(instance)}
-    late = last(instance, event="late")
+    calls = {line["seq"]: line for line in lines_of(shared)}
+    late = last(shared, event="late")
     assert (calls[late["call"]]["verb"], calls[late["call"]]["code"]) == ("start", "CANCELLED")
 
 
 def test_a_stream_is_written_when_it_begins_and_when_it_ends(
-    instance: Instance, alice: Client, silent: str
+    shared: Instance, alice: Client
 ) -> None:
     with alice.api() as api:
-        messages = api.stream(silent)
+        job = api.start(*SILENT, grace_ms=0)
+        messages = api.stream(job)
         next(messages)
 
-        begin = last(instance, verb="logs")
-        assert (begin["event"], begin["job_id"], begin["follow"]) == ("begin", silent, True)
+        begin = last(shared, verb="logs", job_id=job)
+        assert (begin["event"], begin["follow"]) == ("begin", True)
         messages.cancel()  # type: ignore[attr-defined]
         end = eventually(
-            lambda: [line for line in lines_of(instance) if line["event"] == "end"], what="the end"
+            lambda: [line for line in lines_of(shared) if line.get("call") == begin["seq"]],
+            what="the end",
         )[0]
 
-    assert (end["call"], end["code"], end["who"]) == (begin["seq"], "CANCELLED", "alice")
+        api.stop(job)
+
+    assert (end["event"], end["code"], end["who"]) == ("end", "CANCELLED", "alice")
 
 
 def test_a_stream_that_a_stop_of_the_server_cuts_has_its_end(
-    instance: Instance, alice: Client, silent: str
+    instance: Instance, admin: Client, silent: str
 ) -> None:
-    with alice.api() as api:
+    with admin.api() as api:
         messages = api.stream(silent)
         next(messages)
         instance.stop()
@@ -267,9 +271,9 @@ def test_a_stream_that_a_stop_of_the_server_cuts_has_its_end(
 
 
 def test_a_killed_server_has_not_lost_that_a_stream_began(
-    instance: Instance, alice: Client, silent: str
+    instance: Instance, admin: Client, silent: str
 ) -> None:
-    with alice.api() as api:
+    with admin.api() as api:
         messages = api.stream(silent)
         next(messages)
         instance.kill()
@@ -281,9 +285,9 @@ def test_a_killed_server_has_not_lost_that_a_stream_began(
 
 
 def test_a_line_that_a_kill_has_torn_is_told_and_nothing_else_is_amiss(
-    instance: Instance, alice: Client
+    instance: Instance, admin: Client
 ) -> None:
-    alice.start("true")
+    admin.start("true")
     instance.kill()
     torn = audit_path(instance).read_bytes().splitlines()[-1][:40]
     with audit_path(instance).open("ab") as file:
@@ -300,13 +304,13 @@ def test_a_line_that_a_kill_has_torn_is_told_and_nothing_else_is_amiss(
 
 
 def test_a_head_that_was_kept_shows_a_cut_tail_after_a_restart(
-    instance: Instance, alice: Client
+    instance: Instance, admin: Client
 ) -> None:
-    alice.start("true")
+    admin.start("true")
     kept = head(instance)
     instance.stop()
     instance.start()
-    alice.start("true")
+    admin.start("true")
     assert verify(instance, "--head", kept)[0] == 0
 
     instance.stop()
