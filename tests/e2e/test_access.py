@@ -221,6 +221,25 @@ def test_a_prefix_is_unique_among_what_the_caller_may_see(people: People) -> Non
     assert ambiguous.code is grpc.StatusCode.FAILED_PRECONDITION
 
 
+def test_a_name_that_several_have_is_an_admins_own_first(people: People) -> None:
+    others = people.start("bob", name="web")
+    assert _status(people, "boss", "web").job_id == others
+    own = people.start("boss", name="web")
+    people.start("carol", "true", name="web")
+
+    assert _status(people, "boss", "web").job_id == own
+    assert _status(people, "bob", "web").job_id == others
+
+    # His own has ended and another runs: whoever says "stop web" may mean that.
+    assert people.ask("boss", pb.StopRequest(job="web", grace_ms=0)).ok
+    refused = people.ask("boss", pb.StopRequest(job="web", grace_ms=0))
+    assert refused.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert _status(people, "bob", "web").state == pb.JOB_STATE_RUNNING
+
+    assert people.ask("bob", pb.StopRequest(job="web", grace_ms=0)).ok
+    assert _status(people, "boss", "web").job_id == own
+
+
 def test_a_stop_tells_who_asked_for_it(people: People, bobs_job: str) -> None:
     assert people.ask("boss", pb.StopRequest(job=bobs_job, grace_ms=0)).ok
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,12 +14,15 @@ import pytest
 
 from jobruntime.linux import cgroup
 from jobruntime.model.limits import Controller
+from jobruntime.server.config import instance_tag
+from jobruntime.worker.trial_leftovers import clear_leftovers
 from tests.support import (
     BIN,
     DEADLINE_S,
     RUN_S,
     Instance,
     all_pids,
+    command_of,
     eventually,
     is_alive,
     status_fields,
@@ -188,6 +192,51 @@ def test_ended_by_a_signal_it_leaves_nothing(scratch: Path, signo: signal.Signal
     assert doctor.returncode == -signo, rest
     assert stderr == ""
     assert not list(scratch.iterdir())
+
+
+def test_what_a_killed_one_has_left_is_removed_by_the_next(scratch: Path) -> None:
+    with popen(scratch) as doctor:
+        assert doctor.stdout is not None
+        assert any(line == "trial jobs\n" for line in doctor.stdout)
+        doctor.kill()
+    [own] = scratch.iterdir()
+    record = json.loads((own / "trial.json").read_text())
+    tag = instance_tag(own / "state")
+    spawners = {pid for pid in all_pids() if str(own) in " ".join(command_of(pid))}
+    assert spawners
+
+    with popen(scratch) as running:
+        assert running.stdout is not None
+        assert any(line == "trial jobs\n" for line in running.stdout)
+        [others] = scratch.iterdir()
+        assert others != own
+        asyncio.run(clear_leftovers(str(scratch), "a third"))
+        assert list(scratch.iterdir()) == [others]
+        running.terminate()
+        running.communicate(timeout=RUN_S)
+
+    assert not list(scratch.iterdir())
+    assert not Path(record["work_dir"]).exists()
+    eventually(lambda: not any(map(is_alive, spawners)), what="the end of its spawner")
+    hierarchy = cgroup.find_hierarchy()
+    assert hierarchy is None or not list(Path(hierarchy.mount).glob(f"jobd-{tag}"))
+
+
+def test_a_directory_of_somebody_elses_is_not_believed(scratch: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    trap = scratch / "jobd-doctor-trap"
+    trap.mkdir()
+    record = {"runtime_dir": f"{trap}/run", "work_dir": str(victim), "cgroup_root": "none"}
+    (trap / "trial.json").write_text(json.dumps(record | {"uid_first": None}))
+    trap.chmod(0o777)
+
+    asyncio.run(clear_leftovers(str(scratch), "a test"))
+    assert victim.exists()
+
+    trap.chmod(0o700)  # that this was why: now it is as the user's own
+    asyncio.run(clear_leftovers(str(scratch), "a test"))
+    assert not victim.exists()
 
 
 def test_it_ends_in_silence_when_nobody_reads_it_any_more(scratch: Path) -> None:

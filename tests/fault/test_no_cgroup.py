@@ -1,11 +1,18 @@
 """A host where no cgroup can be written: jobs are tracked as the subreaper of their processes."""
 
+import json
+import socket
 from collections.abc import Iterator
 
 import pytest
 
+from jobruntime.linux.files import encode_json
+from jobruntime.model.errors import Reason
+from jobruntime.model.limits import Limits, encode_limits
+from jobruntime.model.protocol import parse_failure
 from jobruntime.rpc.gen import service_pb2 as pb
-from tests.support import Client, Instance, command_of, eventually, processes_of
+from jobruntime.worker.start_errors import change_error
+from tests.support import DEADLINE_S, Client, Instance, command_of, eventually, processes_of
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +109,24 @@ def test_a_failed_start_leaves_nothing(dora: Client) -> None:
         assert api.refused(lambda: api.start("absent")).reason == "PROGRAM_NOT_FOUND"
     eventually(lambda: dora.instance.processes() == before)
     assert dora.instance.job_ids() == jobs
+
+
+def test_an_update_of_a_job_without_a_cgroup_says_so_and_not_that_it_has_ended(
+    dora: Client,
+) -> None:
+    with dora.api() as api:
+        job = api.start("sleep", "600", grace_ms=0)
+        # The server refuses it by what its host offers; a server that was started anew where there
+        # are cgroups asks the keeper.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as keeper:
+            keeper.settimeout(DEADLINE_S)
+            keeper.connect(str(dora.instance.runtime_dir / "keepers" / job))
+            limits = encode_limits(Limits(memory_bytes=1 << 30))
+            keeper.send(encode_json({"op": "update", "seq": 7, "limits": limits}))
+            messages = iter(lambda: json.loads(keeper.recv(65536)), None)
+            answer = next(message for message in messages if message.get("answer") == 7)
+        error = change_error(parse_failure(answer["failed"]), "update it")
+        assert error.reason is Reason.LIMIT_NOT_ENFORCEABLE
+        assert "started without a cgroup v2 of its own" in error.message
+        assert error.remedy
+        assert api.stop(job).outcome.signal == 9

@@ -44,6 +44,7 @@ from .segments import Segments
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
 _NS_PER_MS: Final = 1_000_000
+_AGAIN_NS: Final = 1_000_000_000
 _LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
 _SIGKILLED: Final = Signaled(int(signal.SIGKILL))
 
@@ -66,7 +67,7 @@ def _launch(job: Assignment, tracker: Tracker) -> int:
     # exec, by a tiny memory.max for one. The kernel's own mark tells; the pid is not reaped yet.
     if not report and has_execed(pid):
         return pid
-    tracker.kill_all()
+    tracker.kill_all(pid)
     _, status = os.waitpid(pid, 0)
     if report:
         raise StepError(parse_failure(parse_json(report)))
@@ -230,7 +231,7 @@ class Keeper:
             if pid == self._leader:
                 self._on_leader_end(status)
         if self._killing and not self._childless:
-            self._tracker.kill_all()
+            self._kill_all()
 
     def _on_leader_end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
@@ -262,7 +263,18 @@ class Keeper:
             self._progress = replace(self._progress, killed=True)
         self._killing = True
         self._deadlines = _Deadlines(room=self._deadlines.room)
-        self._tracker.kill_all()
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        try:
+            self._tracker.kill_all(self._unreaped)
+        except OSError as error:  # without root, a job can get at its own group's files
+            self._complain(f"it cannot be killed yet: {error}")
+            self._deadlines.kill = time.monotonic_ns() + _AGAIN_NS
+
+    @property
+    def _unreaped(self) -> int:
+        return self._leader if self._outcome is None else 0
 
     def _check_deadlines(self) -> None:
         now = time.monotonic_ns()
@@ -300,8 +312,10 @@ class Keeper:
 
     def _update(self, message: dict[str, object]) -> None:
         group = self._job.paths.cgroup
-        if self._outcome is not None or group is None:
+        if self._outcome is not None:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
+        if group is None:
+            raise StepError(Failure(Step.CGROUP, errno.EOPNOTSUPP))
         present = self._progress.limits
         rates = () if present is None else present.io
         limits = update_limits(group, message, rates, self._job.program)
@@ -331,10 +345,16 @@ class Keeper:
             self._kill()
             return
         if signo is not None:
-            self._tracker.signal_all(signo, self._leader)
+            self._signal(signo)
         moment = time.monotonic_ns() + grace_ms * _NS_PER_MS
         kill = self._deadlines.kill
         self._deadlines.kill = moment if kill is None else min(kill, moment)
+
+    def _signal(self, signo: int) -> None:
+        try:
+            self._tracker.signal_all(signo, self._unreaped)
+        except OSError as error:  # it will be killed when its grace is over
+            self._complain(f"not all of it has got signal {signo}: {error}")
 
     # -- output
 

@@ -18,7 +18,8 @@ _WAIT_S: Final = 10.0
 def sweep(site: Site, job_id: str) -> None:
     """Kill what is left of the job and remove its group; nothing there is no error.
 
-    Raises StepError where processes do not die in time; the caller holds the job's lock.
+    Raises StepError: ETIMEDOUT where processes do not die in time, else what kept the group from
+    being removed. The caller holds the job's lock.
     """
     if site.cgroup_root is not None:
         path = f"{site.cgroup_root}/jobs/{job_id}"
@@ -33,6 +34,8 @@ def sweep(site: Site, job_id: str) -> None:
 
 
 def _kill_group(path: str) -> None:
+    if os.geteuid() != 0:
+        cgroup.reopen(path)  # the job was of this user, and could close it
     if not cgroup.kill(path):
         # No cgroup.kill here: one by one, again for those that were forked meanwhile.
         while not cgroup.wait_empty(path, 0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Final
@@ -27,8 +28,11 @@ class Tracker(ABC):
         """Return whether `pid` is one of the job's processes now."""
 
     @abstractmethod
-    def kill_all(self) -> None:
-        """Send SIGKILL to all of them; to be called again while `is_empty` says no."""
+    def kill_all(self, leader: int) -> None:
+        """Send SIGKILL to all of them; to be called again while `is_empty` says no.
+
+        `leader` is the job's first process, wherever it is now, or 0 where it was reaped.
+        """
 
     @abstractmethod
     def is_empty(self, *, childless: bool) -> bool:
@@ -47,10 +51,12 @@ class Tracker(ABC):
 
         Not to those that are forked afterwards: what a handler of this signal starts, to clean up,
         is to be left alone. To the leader first: a shell that sees its child die of the signal
-        before it has its own would end with an exit code of its making (143).
+        before it has its own would end with an exit code of its making (143). `leader` is as in
+        `kill_all`: a child that was not reaped, so its pid is its own.
         """
-        pids = sorted(self.members(), key=lambda pid: (pid != leader, pid))
-        processes.signal_each(signo, pids, self.belongs)
+        members = self.members() | ({leader} if leader else set())
+        pids = sorted(members, key=lambda pid: (pid != leader, pid))
+        processes.signal_each(signo, pids, lambda pid: pid == leader or self.belongs(pid))
 
 
 @contextlib.contextmanager
@@ -77,10 +83,17 @@ class CgroupTracker(Tracker):
         """Return whether `pid` is in the group or below it."""
         return cgroup.holds(self._path, pid)
 
-    def kill_all(self) -> None:
-        """Kill the group; on a kernel without cgroup.kill each member, as often as it takes."""
-        if not cgroup.kill(self._path):
-            processes.kill_each(self.members, self.belongs)
+    def kill_all(self, leader: int) -> None:
+        """Kill the group; on a kernel without cgroup.kill each member, as often as it takes.
+
+        A job of the server's own user may have moved its leader out of the group.
+        """
+        try:
+            if not cgroup.kill(self._path):
+                processes.kill_each(self.members, self.belongs)
+        finally:
+            if leader:
+                os.kill(leader, signal.SIGKILL)
 
     def signal_all(self, signo: int, leader: int) -> None:
         """Send `signo` to each process, all of them held still while it is done.
@@ -123,7 +136,7 @@ class SubreaperTracker(Tracker):
         """Return whether `pid` descends from the keeper."""
         return processes.is_descendant(pid, os.getpid())
 
-    def kill_all(self) -> None:
+    def kill_all(self, leader: int) -> None:
         """Kill every descendant; what they forked meanwhile is met at the next call."""
         processes.kill_each(self.members, self.belongs)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _FREEZE_S: Final = 0.2
+_USED: Final = frozenset({"cgroup.kill", "cgroup.procs", "cgroup.freeze", "cgroup.events"})
+"""Those of a group's files that a keeper opens after the job has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,12 @@ def is_root(mount: str) -> bool:
 
 def is_populated(events: int) -> bool:
     """Return whether any process lives in the group or below it; `events` is its cgroup.events."""
-    return b"populated 1" in os.pread(events, 4096, 0)
+    try:
+        return b"populated 1" in os.pread(events, 4096, 0)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # removed, by a job of this process' own user
+            raise
+        return False
 
 
 def wait_empty(path: str, timeout_s: float) -> bool:
@@ -134,11 +141,12 @@ def frozen(path: str, events: int) -> Iterator[None]:
     """Hold all processes of the group still (cgroup.freeze); `events` is its cgroup.events.
 
     A signal sent meanwhile is taken when they go on; SIGKILL at once. Where they can't be stopped
-    in a moment (one hangs in the kernel, or the kernel is older than 5.2) it goes on without.
+    in a moment (one hangs in the kernel, the kernel is older than 5.2, or a job of this process'
+    own user has closed the file) it goes on without.
     """
     try:
         fd = os.open(f"{path}/cgroup.freeze", os.O_WRONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         yield
         return
     try:
@@ -177,7 +185,7 @@ def wait_frozen(events: int, timeout_s: float) -> bool:
 def kill(path: str) -> bool:
     """Kill every process of the group at once; False where the kernel lacks it (before 5.14)."""
     try:
-        fd = os.open(f"{path}/cgroup.kill", os.O_WRONLY)
+        fd = _open_kill(path)
     except FileNotFoundError:
         return not os.path.isdir(path)
     try:
@@ -188,6 +196,31 @@ def kill(path: str) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _open_kill(path: str) -> int:
+    try:
+        return os.open(f"{path}/cgroup.kill", os.O_WRONLY)
+    except PermissionError:
+        reopen(path)
+        return os.open(f"{path}/cgroup.kill", os.O_WRONLY)
+
+
+def reopen(path: str) -> None:
+    """Make the group and all below it accessible to their owner again.
+
+    A job of this process' own user can have taken the modes away (chmod 000). Root needs none.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(path, 0o700)
+    # From the top down: each directory is listed only after its own mode was mended.
+    for directory, names, files in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(f"{directory}/{name}", 0o700)
+        for name in _USED & {*files}:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(f"{directory}/{name}", 0o600)
 
 
 def remove(path: str) -> None:
@@ -201,6 +234,16 @@ def remove(path: str) -> None:
         # EBUSY stands for processes and for groups below alike: these the job made itself.
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
+    try:
+        _remove_all(path)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.EACCES):
+            raise
+        reopen(path)  # what could not be listed was passed over
+        _remove_all(path)
+
+
+def _remove_all(path: str) -> None:
     for directory, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(directory)

@@ -17,6 +17,8 @@ _STATUS: Final = struct.Struct("i")
 _STA_UNSYNC: Final = 0x0040
 _TIME_ERROR: Final = 5
 
+_FALLOC_FL_KEEP_SIZE: Final = 1
+
 _SYS_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 
 IN_MODIFY: Final = 0x002
@@ -84,6 +86,15 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
 def inotify_rm_watch(fd: int, watch: int) -> None:
     """End a watch."""
     _checked(_libc.inotify_rm_watch(fd, watch), "inotify_rm_watch")
+
+
+def allocate_behind_end(fd: int, offset: int, length: int) -> None:
+    """Take room on the disk for these bytes of a file, whose size stays (fallocate(2)).
+
+    Raises OSError: ENOSPC, EDQUOT; EOPNOTSUPP where the file system cannot.
+    """
+    size, room = ctypes.c_int64(offset), ctypes.c_int64(length)
+    _checked(_libc.fallocate(fd, _FALLOC_FL_KEEP_SIZE, size, room), "fallocate")
 
 
 def is_clock_synchronized() -> bool:

@@ -54,7 +54,7 @@ def _code(reason: Reason) -> grpc.StatusCode:
             return code.PERMISSION_DENIED
         case Reason.RESOURCE_EXHAUSTED:
             return code.RESOURCE_EXHAUSTED
-        case Reason.SPAWNER_UNAVAILABLE | Reason.KEEPER_UNREACHABLE:
+        case Reason.SPAWNER_UNAVAILABLE | Reason.KEEPER_UNREACHABLE | Reason.AUDIT_UNAVAILABLE:
             return code.UNAVAILABLE
         case Reason.INTERNAL:
             return code.INTERNAL

@@ -20,7 +20,10 @@ from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.model.policy import Policy, decide
 from jobruntime.rpc.errors import to_status
 from jobruntime.rpc.tls import grpc
+from jobruntime.worker.lookup import preferred_owner
 
+from .audit import AuditLog
+from .audit_calls import AuditedCall, UnknownMethodError, note_caller, note_request, note_rule
 from .identity import Identity, identity_of
 from .trust import Trust
 
@@ -44,6 +47,7 @@ VERBS: Final[Mapping[str, Verb]] = {
     f"{_PREFIX}Renew": Verb.RENEW,
 }
 """What each method asks for. A method that is missing here is refused."""
+_METHODS: Final[Mapping[Verb | None, str]] = {verb: method for method, verb in VERBS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +87,13 @@ if TYPE_CHECKING:  # only the stubs know these as generic
 
 
 class AccessInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler in authentication, policy and the telling of errors."""
+    """Wraps every handler in authentication, policy, audit and the telling of errors."""
 
-    def __init__(self, policy: Callable[[], Policy], trust: Trust) -> None:
+    def __init__(self, policy: Callable[[], Policy], trust: Trust, audit: AuditLog) -> None:
         """`policy` gives the one in force, for each call anew."""
         self._policy = policy
         self._trust = trust
+        self._audit = audit
 
     async def intercept_service(  # type: ignore[override] # the stubs leave its types open
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -96,7 +101,7 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
         """Return the method's handler behind the gate (grpc.aio.ServerInterceptor)."""
         handler = await continuation(handler_call_details)
         if handler is None:
-            return None  # gRPC answers UNIMPLEMENTED
+            return grpc.stream_stream_rpc_method_handler(self._unknown(handler_call_details.method))
         verb = VERBS.get(handler_call_details.method)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
@@ -119,8 +124,11 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(data: bytes, context: _Context) -> object:
             try:
-                self._admit(verb, context)
-                return await behaviour(_parse(handler, data), context)
+                async with self._audited(verb, context):
+                    self._admit(verb, context)
+                    request = _parse(handler, data)
+                    note_request(request)
+                    return await behaviour(request, context)
             except Exception as error:
                 await _abort(context, verb, error)
                 raise  # not reached: abort raises
@@ -134,26 +142,43 @@ class AccessInterceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(data: bytes, context: _Context) -> AsyncIterator[object]:
             try:
-                identity = self._admit(verb, context)
-                with self._trust.streams.entered(identity) as stream:
-                    async with aclosing(behaviour(_parse(handler, data), context)) as responses:  # type: ignore[type-var]
-                        async for response in stream.watched(responses):
-                            yield response
+                async with self._audited(verb, context):
+                    identity = self._admit(verb, context)
+                    request = _parse(handler, data)
+                    note_request(request)
+                    with self._trust.streams.entered(identity) as stream:
+                        async with aclosing(behaviour(request, context)) as responses:  # type: ignore[type-var]
+                            async for response in stream.watched(responses):
+                                yield response
             except Exception as error:  # noqa: BLE001 - the RPC's boundary
                 await _abort(context, verb, error)
 
         return guarded
+
+    def _unknown(self, method: str) -> Callable[[object, _Context], Awaitable[None]]:
+        async def refused(_: object, context: _Context) -> None:
+            self._audited(None, context, method).end(UnknownMethodError())
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+        return refused
+
+    def _audited(self, verb: Verb | None, context: _Context, method: str = "") -> AuditedCall:
+        peer, auth = context.peer(), cast("Mapping[str, object]", context.auth_context())
+        return AuditedCall(self._audit, method or _METHODS.get(verb, ""), verb, peer, auth)
 
     def _admit(
         self, verb: Verb | None, context: grpc.aio.ServicerContext[object, object]
     ) -> Identity:
         policy = self._policy()
         identity = identity_of(peer_of(context), known_roles=policy.known)
-        self._trust.check(identity)
         principal = identity.principal
+        note_caller(principal)
+        self._trust.check(identity)
         decision = decide(policy, principal, verb)
+        note_rule(decision.rule)
         if decision.scope is None:
             raise denied(principal, verb)
+        preferred_owner.set(principal.name)
         owner = None if decision.scope is Scope.ANY else principal.name
         caller = Caller(
             principal, owner, decision.scope, decision.rule, policy, certificate=identity.pem

@@ -16,6 +16,7 @@ from jobruntime.model.errors import JobError, Reason
 from jobruntime.model.limits import Limits
 from jobruntime.model.retention import Retention
 
+from .config_audit import AuditConfig, audit_of
 from .config_jobs import UserConfig, users_of
 from .config_logs import LogsConfig, logs_of, retention_of
 from .config_table import Table, as_key
@@ -87,6 +88,7 @@ class Config:
     logs: LogsConfig
     retention: Retention
     users: UserConfig
+    audit: AuditConfig
     policy: Path | None = None
     """The policy's file; None: the built-in table."""
 
@@ -119,6 +121,7 @@ def parse_config(data: bytes, path: Path) -> Config:
     top = Table(path, raw, "")
     tls, jobs, cgroup = top.table("tls"), top.table("jobs"), top.table("cgroup")
     limits, logs, retention = top.table("limits"), top.table("logs"), top.table("retention")
+    audit = top.table("audit")
     state_dir = top.path("state_dir", "state")
     runtime_dir = top.path("runtime_dir", "") if top.has("runtime_dir") else None
     uid_first, uid_count = _uids(jobs, state_dir)
@@ -140,8 +143,9 @@ def parse_config(data: bytes, path: Path) -> Config:
         retention=retention_of(retention),
         users=users_of(jobs),
         policy=top.path("policy", "") if top.has("policy") else None,
+        audit=audit_of(audit, state_dir),
     )
-    for table in (top, tls, jobs, cgroup, limits, logs, retention):
+    for table in (top, tls, jobs, cgroup, limits, logs, retention, audit):
         table.refuse_unknown()
     return config
 

@@ -89,4 +89,16 @@ root = "auto"
 # size = "100G"
 # None goes that ended less than so long ago.
 # spare = "1h"
+
+# The record of all calls (docs/audit.md).
+# [audit]
+# path = "state/audit/audit.jsonl"
+# A file of this size, or (if given) of this age, is followed by a new one; so many old ones stay.
+# max = "64M"
+# age = "1d"
+# keep = 30
+# What of a job's command is written: "full", "program" (and how many arguments), or "none".
+# argv = "program"
+# How long a line may wait for the disk. "0s": each answer waits for it.
+# sync = "1s"
 """

@@ -21,6 +21,7 @@ a first server:
   jobd stop --config ~/jobs/jobd.toml --jobs  end the jobs, too
   jobd policy check ~/jobs/policy.toml        who may do what
   jobd doctor --config ~/jobs/jobd.toml       see what this host lacks, and try every limit
+  jobd audit verify --config ~/jobs/jobd.toml see whether the record of calls was touched
 
 exit codes: 0 done, 1 refused or failed (one sentence on stderr), 2 wrong usage
 """
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     stop.set_defaults(module="stop")
     _add_doctor(commands)
     _add_policy(commands)
+    _add_audit(commands)
     return parser
 
 
@@ -73,6 +75,14 @@ def _add_policy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     policy = commands.add_parser("policy", help="check who may do what")
     policy_check.add_arguments(policy)
     policy.set_defaults(module="policy_check")
+
+
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from . import audit_flags
+
+    audit = commands.add_parser("audit", help="verify the record of calls, or print its head")
+    audit_flags.add_arguments(audit)
+    audit.set_defaults(module="audit_command")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

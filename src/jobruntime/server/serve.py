@@ -23,6 +23,7 @@ from jobruntime.worker import LocalWorker, Settings
 
 from .access import AccessInterceptor
 from .admissions import Admissions
+from .audit import AuditLog, open_audit
 from .config import Config, read_config
 from .followers import Followers
 from .notify import notify
@@ -93,9 +94,9 @@ async def serve(config: Config) -> None:
         reloads.add("the policy", partial(policies.reload, worker))
         await policies.warn(worker)
         try:
-            async with reloads.running():
+            async with open_audit(config.audit) as audit, reloads.running():
                 with kept_fresh(trust):
-                    await _serve_worker(config, trust, worker, policies, requests)
+                    await _serve_worker(config, trust, worker, policies, requests, audit)
         finally:
             await worker.retire()
 
@@ -106,9 +107,10 @@ async def _serve_worker(
     worker: LocalWorker,
     policies: Policies,
     requests: asyncio.Queue[int],
+    audit: AuditLog,
 ) -> None:
     server = grpc.aio.server(
-        interceptors=[AccessInterceptor(lambda: policies.current, trust)],
+        interceptors=[AccessInterceptor(lambda: policies.current, trust, audit)],
         options=list(SERVER_OPTIONS),
     )
     followers = Followers(config.logs.followers_per_user)

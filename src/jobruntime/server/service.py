@@ -25,6 +25,7 @@ from jobruntime.worker import LogBatch, LogEnd, Worker
 from . import about
 from .access import Caller, current_caller
 from .admissions import Admissions
+from .audit_calls import note
 from .followers import Followers
 from .renewals import Renewals
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+_AUDITED_IDS: Final = 1000
 _INTERVAL_MS: Final = 1_000
 _SHARED_BYTES: Final = 128 * 1024
 _SHORTEST_INTERVAL_MS: Final = 100
@@ -64,6 +66,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         check_may_share(spec.shares, caller.verbs)
         owner = caller.principal.name
         terms = (await self._admissions.start(caller, spec)).terms
+        note(rules=list(terms.rules))
         job_id = await self._worker.start(spec, owner=owner, terms=terms)
         _logger.info("%s started job %s", owner, job_id)  # never its argv: it may hold secrets
         return pb.StartResponse(job_id=job_id)
@@ -154,6 +157,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
             dry_run=request.dry_run,
         )
         if not request.dry_run:
+            note(removed=len(removed.job_ids), removed_ids=removed.job_ids[:_AUDITED_IDS])
             _logger.info("%s removed %d jobs", user, len(removed.job_ids))
         return pb.PruneResponse(job_ids=removed.job_ids, freed_bytes=removed.freed_bytes)
 

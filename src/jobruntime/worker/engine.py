@@ -31,7 +31,7 @@ from .log_filter import LineSearch
 from .log_reader import Position
 from .log_streams import LogStreams
 from .logs import Found
-from .lookup import Lookup, not_found
+from .lookup import Lookup, found_job, not_found
 from .operator_limits import check_cpus, resolve_settings
 from .owners import Owners
 from .policy import LimitPolicy, Plan
@@ -220,6 +220,7 @@ class LocalWorker(Worker):
             if earlier is None:
                 earlier = await self._earlier_job(owner, spec)
             if earlier is not None and await self._is_by_request(earlier, spec):
+                found_job.get()(earlier)
                 return earlier
             if spec.name is not None and await self._threads.in_index(
                 lambda: self._catalogue.name_in_use(owner, spec.name or "")
@@ -238,6 +239,7 @@ class LocalWorker(Worker):
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
             self._reservations.keep(owner, spec, started.record.job_id)
+            found_job.get()(started.record.job_id)
             return started.record.job_id
 
     async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:

@@ -122,6 +122,14 @@ class LiveJob:
             "try again in a moment",
         )
 
+    def _unknown(self, op: str, timeout_s: float) -> JobError:
+        return JobError(
+            Reason.KEEPER_UNREACHABLE,
+            f"cannot tell whether the {op} of job {self.record.job_id} takes effect: its keeper "
+            f"says nothing for {timeout_s:g} s, and may still do it",
+            "look at the job's status in a moment; to repeat the call does no harm",
+        )
+
     async def ask(self, message: dict[str, object], timeout_s: float) -> None:
         """Have the keeper do `message`; when this returns, it has, and `status` tells it.
 
@@ -141,7 +149,7 @@ class LiveJob:
                 raise ChangeFailedError(parse_failure(failed))
             return
         if not self.ended.done():
-            raise self._silent(str(message["op"]), f"it says nothing for {timeout_s:g} s")
+            raise self._unknown(str(message["op"]), timeout_s)
         raise ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))
 
     def _on_message(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 
 from ..model.access import Verb
 from ..model.errors import JobError, Reason
@@ -14,6 +15,14 @@ from .instance import Instance
 from .live import LiveJob
 from .store import JobDirectory, JobRecord
 from .threads import Threads
+
+found_job: ContextVar[Callable[[str], None]] = ContextVar("found_job", default=lambda _: None)
+"""Told the id of the job that a call turns out to be about, or has started; for who keeps a record.
+
+Set around the call of a worker's method."""
+
+preferred_owner: ContextVar[str | None] = ContextVar("preferred_owner", default=None)
+"""Whose job a name means first, where the caller may reach everybody's."""
 
 
 class Lookup:
@@ -41,6 +50,7 @@ class Lookup:
         """
         live = self._live.get(reference)
         if live is not None and owner in (None, live.record.owner):
+            found_job.get()(reference)
             return reference
         return (await self.match(reference, owner, verb)).job_id
 
@@ -50,6 +60,8 @@ class Lookup:
         # is not differ in nothing but the answer to one condition.
         found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner, verb))
         matches = [match for match in found if match.job_id not in self._starting]
+        if len(matches) > 1:
+            matches = _preferred(matches, reference)
         if len(matches) == 1 and owner is not None and matches[0].owner != owner:
             # The record decides: after a crash of the host the index may be older than it.
             record, _ = await self.look_up(matches[0].job_id)
@@ -63,6 +75,7 @@ class Lookup:
                 f"cannot tell which job {reference[:64]!r} is: several match",
                 "give more characters of the id",
             )
+        found_job.get()(matches[0].job_id)
         return matches[0]
 
     async def look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
@@ -96,6 +109,20 @@ class Lookup:
 def is_shared(record: JobRecord, user: str, verb: Verb | None) -> bool:
     """Return whether the job is shared with the user for `verb`."""
     return any(share.user == user and verb in share.verbs for share in record.shares)
+
+
+def _preferred(matches: list[Match], reference: str) -> list[Match]:
+    """Return the caller's own job where the others of its name do not speak against it.
+
+    A name that he gave himself is his job's, as it is to every other user. But not where his own
+    has ended and another's runs: who stops "web" then means the one that can be stopped. Prefixes
+    of ids stay ambiguous, because nobody has chosen them.
+    """
+    own = [match for match in matches if match.owner == preferred_owner.get()]
+    is_name = not any(match.job_id.startswith(reference) for match in matches)
+    if len(own) == 1 and is_name and (not own[0].ended or all(match.ended for match in matches)):
+        return own
+    return matches
 
 
 def not_found(reference: str) -> JobError:

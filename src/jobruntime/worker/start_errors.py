@@ -98,11 +98,11 @@ def change_error(failure: Failure, what: str) -> JobError:
         case Step.STATE:
             state = "has ended" if failure.path == State.TERMINATED else f"is {failure.path}"
             return JobError(Reason.WRONG_STATE, f"cannot {what}: it {state}")
-        case Step.FREEZE if failure.errno == errno.EOPNOTSUPP:
+        case Step.FREEZE | Step.CGROUP if failure.errno == errno.EOPNOTSUPP:
             return JobError(
                 Reason.LIMIT_NOT_ENFORCEABLE,
-                f"cannot {what}: jobs have no cgroup v2 on this host",
-                "have the operator run `jobd doctor`",
+                f"cannot {what}: it was started without a cgroup v2 of its own",
+                "have the operator run `jobd doctor`, and start the job anew where it finds one",
             )
         case Step.FREEZE:
             return JobError(
@@ -114,6 +114,22 @@ def change_error(failure: Failure, what: str) -> JobError:
             return _ceiling_error(failure, f"{what} to")
         case _:
             return limit_error(failure, what)
+
+
+def sweep_error(failure: Failure | None, job_id: str) -> JobError:
+    """Return the error for what is left of a job and cannot be ended."""
+    what = f"cannot end what is left of job {job_id}"
+    if failure is None or failure.errno == errno.ETIMEDOUT:
+        return JobError(
+            Reason.INTERNAL,
+            f"{what}: its processes do not die",
+            "the operator should look at the host: a process may hang in the kernel",
+        )
+    return JobError(
+        Reason.INTERNAL,
+        f"{what}: its cgroup {failure.path} cannot be removed: {os.strerror(failure.errno)}",
+        "the operator should look at it: something else may use it, or have changed its modes",
+    )
 
 
 def _exec_error(failure: Failure, spec: JobSpec, cause: str) -> JobError:

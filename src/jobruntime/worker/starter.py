@@ -28,7 +28,7 @@ from ..model.spec import JobSpec
 from .catalogue import Catalogue
 from .instance import Instance
 from .spawner import Spawner, wait_readable
-from .start_errors import start_error
+from .start_errors import start_error, sweep_error
 from .store import JobDirectory, JobRecord, encode_order
 from .threads import Threads
 from .users import User, Users
@@ -216,14 +216,13 @@ class Starter:
     async def sweep(self, job_id: str) -> None:
         """End what is left of a job whose keeper is gone; the caller holds the job's lock.
 
-        Raises JobError: INTERNAL where its processes do not die, SPAWNER_UNAVAILABLE.
+        Raises JobError: INTERNAL where its processes do not die or its group cannot be removed,
+        SPAWNER_UNAVAILABLE.
         """
-        if "swept" not in await self._ask({"op": "sweep", "id": job_id}):
-            raise JobError(
-                Reason.INTERNAL,
-                f"cannot end what is left of job {job_id}: its processes do not die",
-                "the operator should look at the host: a process may hang in the kernel",
-            )
+        answer = await self._ask({"op": "sweep", "id": job_id})
+        if "swept" not in answer:
+            failed = answer.get("failed")
+            raise sweep_error(parse_failure(failed) if isinstance(failed, dict) else None, job_id)
 
 
 async def _receive(sock: socket.socket) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """A worker for trial jobs, beside a server with the same settings and without touching it.
 
 It has its own state, its own directories for the jobs and its own cgroup, and of the range of uids
-the last one. When it is left nothing of it remains.
+the last one. When it is left nothing of it remains; what a killed one leaves, the next removes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .engine import LocalWorker
 from .instance import instance_tag, open_instance, remove_places
 from .settings import Settings
 from .tree import delegated_group, limit_all_jobs
+from .trial_leftovers import PREFIX, clear_leftovers, marked
 
 BY: Final = "jobd doctor"
-_PREFIX: Final = "jobd-doctor-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ async def open_trial(settings: Settings, work_parent: str) -> AsyncIterator[Tria
     Without the operator's limits: what the host can do is tried, not what jobs are allowed. Raises
     JobError as entering a LocalWorker does.
     """
+    await clear_leftovers(tempfile.gettempdir(), BY)
     with contextlib.ExitStack() as stack:
         own = stack.enter_context(_directory(tempfile.gettempdir()))
         work = stack.enter_context(_directory(work_parent))
@@ -86,6 +87,7 @@ async def open_trial(settings: Settings, work_parent: str) -> AsyncIterator[Tria
             uid_first=settings.uid_first and settings.uid_first + settings.uid_count - 1,
             uid_count=1,
         )
+        stack.enter_context(marked(own, trial_settings))
         async with _entered(trial_settings) as worker:
             try:
                 yield _trial(worker, site, work)
@@ -144,7 +146,7 @@ def _trial(worker: LocalWorker, site: _Site, work: str) -> Trial:
 @contextlib.contextmanager
 def _directory(parent: str) -> Iterator[str]:
     try:
-        directory = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent)
+        directory = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent)
     except OSError as error:
         raise JobError(
             Reason.CONFIG_INVALID,

@@ -1,0 +1,115 @@
+"""`jobd audit`: verify the record of calls, or print its head."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from jobruntime.model.audit_lines import parse_head
+from jobruntime.model.errors import JobError, Reason, invalid
+
+from .audit_verify import Findings, files_of, verify_audit
+from .config import read_config
+
+EXIT_FAULTS: Final = 1
+_PAUSE_S: Final = 0.2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command below `jobd audit`; return the exit code. Raises JobError."""
+    return _head(args) if args.action == "head" else _verify(args)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    if (args.config is None) == (not args.files):
+        raise invalid("cannot verify an audit: none was named", "give either --config or files")
+    try:
+        wanted = None if args.head is None else parse_head(args.head)
+    except ValueError as error:
+        remedy = "give what `jobd audit head` printed"
+        raise invalid(f"cannot use this head: {error}", remedy) from error
+    if args.files:
+        findings = _look([Path(file) for file in args.files], wanted, is_whole=False)
+    else:
+        findings = _look_again(lambda: _look(_paths(args.config), wanted, is_whole=True))
+    print(_json(findings) if args.output == "json" else _text(findings, with_head=args.head))
+    return EXIT_FAULTS if findings.faults else 0
+
+
+def _head(args: argparse.Namespace) -> int:
+    findings = _look_again(lambda: _look(_paths(args.config)[-1:], None, is_whole=False))
+    if findings.head is None or findings.faults:
+        cause = str(findings.faults[0]) if findings.faults else "it has no line"
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot tell the head of the audit: {cause}",
+            f"run: jobd audit verify --config {args.config}",
+        )
+    print(findings.head)
+    return 0
+
+
+def _look_again(look: Callable[[], Findings]) -> Findings:
+    """Look; where something is wrong, once more: the server may have been at it in that moment."""
+    findings = look()
+    if findings.faults:
+        time.sleep(_PAUSE_S)
+        findings = look()
+    return findings
+
+
+def _paths(config: str) -> list[Path]:
+    path = read_config(config).audit.path
+    try:
+        paths = files_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not paths:
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot read the audit {path}: there is none",
+            "start the server once, or name the files",
+        )
+    return paths
+
+
+def _look(paths: list[Path], wanted: tuple[int | None, str] | None, *, is_whole: bool) -> Findings:
+    try:
+        return verify_audit(paths, wanted, is_whole=is_whole)
+    except OSError as error:
+        raise _unreadable(Path(error.filename or paths[0]), error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> JobError:
+    return JobError(
+        Reason.CONFIG_INVALID,
+        f"cannot read the audit {path}: {(error.strerror or str(error)).lower()}",
+        "run it as the server's user or as root",
+    )
+
+
+def _text(findings: Findings, *, with_head: bool) -> str:
+    faults = [str(fault) for fault in findings.faults]
+    told = f"{findings.lines} lines in {len(findings.files)} files, head {findings.head}"
+    if faults:
+        return "\n".join([*faults, f"{len(faults)} faults: {told}"])
+    return f"ok: {told}" + ("" if with_head else "; lines cut from the end show only with --head")
+
+
+def _json(findings: Findings) -> str:
+    head = findings.head
+    return json.dumps(
+        {
+            "ok": not findings.faults,
+            "files": findings.files,
+            "lines": findings.lines,
+            "first_seq": findings.first_seq,
+            "head": None if head is None else str(head),
+            "faults": [asdict(fault) for fault in findings.faults],
+        }
+    )

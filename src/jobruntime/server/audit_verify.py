@@ -1,0 +1,153 @@
+"""Finds what somebody has changed, removed, reordered or cut in an audit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from jobruntime.model.audit_lines import GENESIS, Head, Line, parse_line
+from jobruntime.worker.audit_files import rotated_files
+
+_MAX_LINE_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and where: the line's number in its file, from 1 on."""
+
+    file: str
+    line: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.cause}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a look at the files gave."""
+
+    files: list[str] = field(default_factory=list)
+    lines: int = 0
+    first_seq: int | None = None
+    head: Head | None = None
+    faults: list[Fault] = field(default_factory=list)
+    has_wanted_head: bool = False
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of the audit at `path`, the oldest first; raises OSError."""
+    return [*rotated_files(path), *([path] if os.path.lexists(path) else [])]
+
+
+def verify_audit(
+    paths: Sequence[Path], wanted: tuple[int | None, str] | None = None, *, is_whole: bool = True
+) -> Findings:
+    """Look at all lines of the files, the oldest first; `wanted` is a head to be found there.
+
+    With `is_whole`, they should be all that are kept. Raises OSError where a file cannot be read.
+    """
+    chain = _Chain(None if wanted is None else wanted[1])
+    seen: set[tuple[int, int]] = set()
+    for path in paths:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if (about.st_dev, about.st_ino) in seen:
+                continue  # a rotation is going on: one file, two names
+            seen.add((about.st_dev, about.st_ino))
+            chain.take_file(str(path), file)
+    if is_whole:
+        chain.check_beginning()
+    chain.check_wanted(wanted)
+    return chain.findings
+
+
+class _Chain:
+    def __init__(self, wanted_hash: str | None) -> None:
+        self.findings = Findings()
+        self._wanted_hash = wanted_hash
+        self._before: Head | None = None
+        self._oldest: int | None = None
+        self._first_place = ("", 0)
+
+    def take_file(self, name: str, file: BinaryIO) -> None:
+        self.findings.files.append(name)
+        number = 0
+        while data := file.readline(_MAX_LINE_BYTES):
+            number += 1
+            self._take(name, number, data)
+        if number == 0:
+            self._fault(name, 1, "the file is empty")
+
+    def _take(self, name: str, number: int, data: bytes) -> None:
+        self.findings.lines += 1
+        try:
+            line = parse_line(data.removesuffix(b"\n"))
+        except ValueError as error:
+            cause = f"it was changed: {error}"
+            if not data.endswith(b"\n"):
+                cause = (
+                    "it is cut off: either its end was removed, or jobd was killed while it wrote, "
+                    "which its next start records"
+                )
+            self._fault(name, number, cause)
+            self._before = None if self._before is None else Head(self._before.seq + 1, "")
+            return
+        if not data.endswith(b"\n"):
+            self._fault(name, number, "its end was changed: there is no line feed")
+        if number == 1 and line.event != "file":
+            self._fault(name, 1, "the file's first lines were removed: it begins with another")
+        if line.oldest is not None:
+            self._oldest = line.oldest
+        self._link(name, number, line)
+
+    def _link(self, name: str, number: int, line: Line) -> None:
+        before = self._before
+        if before is None:
+            if self.findings.first_seq is None:
+                self.findings.first_seq = line.head.seq
+                self._first_place = (name, number)
+                if line.head.seq == 1 and line.prev != GENESIS.hash:
+                    self._fault(name, number, "it is the first of all, and refers to another")
+        elif line.head.seq != before.seq + 1:
+            self._fault(name, number, _order_fault(before.seq, line.head.seq))
+        elif before.hash and line.prev != before.hash:
+            self._fault(name, number, "the line before it is another than when it was written")
+        self._before = self.findings.head = line.head
+        if line.head.hash == self._wanted_hash:
+            self.findings.has_wanted_head = True
+
+    def check_beginning(self) -> None:
+        """Compare the first line with what the last file's first line says is kept."""
+        first, oldest = self.findings.first_seq, self._oldest
+        if first is not None and oldest is not None and first > oldest:
+            name, number = self._first_place
+            self._fault(name, number, f"lines {oldest} to {first - 1} before it were removed")
+
+    def check_wanted(self, wanted: tuple[int | None, str] | None) -> None:
+        if wanted is None or self.findings.has_wanted_head:
+            return
+        seq, first = wanted[0], self.findings.first_seq
+        name = self.findings.files[-1] if self.findings.files else ""
+        last = 0 if self.findings.head is None else self.findings.head.seq
+        if seq is not None and first is not None and seq < first:
+            cause = f"the head's line {seq} is older than the first one here, {first}"
+        elif seq is not None and seq > last:
+            cause = f"lines {last + 1} to {seq}, which the head tells of, were removed"
+        else:
+            cause = "the line that the head tells of is not here: it was removed or changed"
+        self._fault(name, self.findings.lines, cause)
+
+    def _fault(self, name: str, number: int, cause: str) -> None:
+        self.findings.faults.append(Fault(name, number, cause))
+
+
+def _order_fault(before: int, seq: int) -> str:
+    if seq > before + 2:
+        return f"lines {before + 1} to {seq - 1} are missing before it"
+    if seq == before + 2:
+        return f"line {before + 1} is missing before it"
+    return f"it is line {seq}, and stands behind line {before}"
