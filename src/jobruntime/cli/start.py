@@ -37,6 +37,7 @@ examples:
   jobc start sleep 60
   jobc start --name nightly -e LEVEL=3 -w /srv/data --timeout 2h ./import.sh --all
   jobc start --memory 2G --cpus 1.5 --pids 100 --io-write-bps /srv:20M /srv/import.sh
+  jobc start --isolate=loopback --memory 2G ./somebody-elses-build.sh
   jobc start --log-max 1G --log-full drop-oldest /srv/chatter
   jobc start --grace 1m -- sh -c 'trap "sleep 30; exit 0" TERM; sleep 1h & wait'
 
@@ -101,6 +102,18 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
             help="makes a repeated call safe: the same ID and command give the same job "
             "(default: a random one, for a retry of jobc's own)",
         ),
+        add(
+            "--isolate",
+            nargs="?",
+            const="no-network",
+            choices=("no-network", "loopback", "host-network", "none"),
+            metavar="WAY",
+            help="run it in a view of its own: only its own processes, a system that cannot be "
+            "written, nothing of other people's, its own /tmp and /dev, system calls filtered; "
+            "without a network (--isolate=no-network), with a loopback of its own (loopback), or "
+            "with the server's network (host-network). A server that cannot do it refuses "
+            "(default: none)",
+        ),
         *add_limit_flags(parser, "What is not given is the server's default."),
         *add_bounds_flags(parser),
     ]
@@ -131,6 +144,7 @@ def run(args: Namespace, settings: Settings) -> Exit:
 def request_of(args: Namespace) -> pb.StartRequest:
     """Return the request that the command line asks for; raises Failure if it breaks a rule."""
     from jobruntime.model.errors import JobError
+    from jobruntime.model.isolation import Isolation
     from jobruntime.model.limits import NO_LIMITS
     from jobruntime.model.spec import DEFAULT_GRACE_MS, JobSpec
     from jobruntime.rpc.convert import start_request_of
@@ -148,6 +162,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
             request_id=args.request_id or os.urandom(16).hex(),
             limits=limits_of(args),
             log=bounds_of(args),
+            isolation=None if args.isolate is None else Isolation(args.isolate),
             **optional,
         )
         request = start_request_of(spec)

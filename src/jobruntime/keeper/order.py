@@ -32,6 +32,8 @@ class Site:
     """Free room on the disk that logs leave to others."""
     uids: range
     """The uids (and gids of the same number) that jobs may be given; empty: the spawner's own."""
+    hidden: tuple[str, ...] = ()
+    """Directories and files that isolated jobs do not see, beside the usual ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
         peer_uid=arguments.peer_uid,
         log_reserve_bytes=arguments.log_reserve_bytes,
         uids=range(arguments.uid_first, arguments.uid_first + arguments.uid_count),
+        hidden=(*arguments.hide, arguments.runtime_dir, arguments.work_dir),
     )
     lock = os.open(
         f"{site.runtime_dir}/spawner.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
@@ -106,6 +107,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--log-reserve-bytes", type=int, default=0)
     parser.add_argument("--uid-first", type=int, default=0)
     parser.add_argument("--uid-count", type=int, default=0)
+    parser.add_argument("--hide", action="append", default=[])
     return parser.parse_args(argv)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from .durations import MAX_MS
 from .errors import JobError, Reason, invalid
+from .isolation import Isolation
 from .limits import NO_LIMITS, Limits, check_limits, encode_limits, parse_limits
 from .log_policy import (
     NO_POLICY,
@@ -49,6 +50,8 @@ class JobSpec:
     request_id: str | None = field(default=None)
     limits: Limits = NO_LIMITS
     log: LogPolicy = NO_POLICY
+    isolation: Isolation | None = None
+    """None: nothing was said, which is none."""
 
     def __post_init__(self) -> None:
         """Refuse a spec that breaks a rule; raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE)."""
@@ -86,6 +89,7 @@ def encode_spec(spec: JobSpec) -> dict[str, object]:
         "request_id": spec.request_id,
         "limits": encode_limits(spec.limits),
         "log": encode_log_policy(spec.log),
+        "isolation": spec.isolation,
     }
 
 
@@ -94,6 +98,8 @@ def parse_spec(raw: dict[str, object]) -> JobSpec:
     values = dict(raw)
     values["limits"] = parse_limits(values.get("limits", {}))  # absent in what older versions wrote
     values["log"] = parse_log_policy(values.get("log"))
+    isolation = values.get("isolation")
+    values["isolation"] = None if isolation is None else Isolation(str(isolation))
     values["argv"] = tuple(values["argv"])  # type: ignore[arg-type]
     for key in ("env", "labels"):
         values[key] = tuple((name, value) for name, value in values[key])  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobruntime.model.cause import Cause, cause_of
 from jobruntime.model.errors import invalid
+from jobruntime.model.isolation import Isolation
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
@@ -44,6 +45,14 @@ _CAUSE_TO_PROTO: Final[Mapping[Cause, pb.EndCause]] = {
 }
 _CAUSE_FROM_PROTO: Final = {number: cause for cause, number in _CAUSE_TO_PROTO.items()}
 
+_ISOLATION_TO_PROTO: Final[Mapping[Isolation, pb.Isolation]] = {
+    Isolation.NONE: pb.ISOLATION_NONE,
+    Isolation.HOST_NETWORK: pb.ISOLATION_HOST_NETWORK,
+    Isolation.LOOPBACK: pb.ISOLATION_LOOPBACK,
+    Isolation.NO_NETWORK: pb.ISOLATION_NO_NETWORK,
+}
+_ISOLATION_FROM_PROTO: Final = {number: kind for kind, number in _ISOLATION_TO_PROTO.items()}
+
 _SCOPE_TO_PROTO: Final[Mapping[OomScope, pb.OomScope]] = {
     OomScope.JOB: pb.OOM_SCOPE_JOB,
     OomScope.ABOVE: pb.OOM_SCOPE_ABOVE,
@@ -73,6 +82,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         request_id=request.request_id or None,
         limits=limits_of(request.limits),
         log=log_policy_of(request.log),
+        isolation=_isolation_of(request),
     )
 
 
@@ -96,6 +106,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         request_id=spec.request_id or "",
         limits=limits_to_proto(spec.limits),
         log=log_policy_to_proto(spec.log),
+        isolate=None if spec.isolation is None else _ISOLATION_TO_PROTO[spec.isolation],
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -171,6 +182,7 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         limits=limits_to_proto(status.limits),
         usage=usage_to_proto(status.usage) if status.usage is not None else None,
         log=log_policy_to_proto(status.log),
+        isolation=_ISOLATION_TO_PROTO[spec.isolation or Isolation.NONE],
     )
 
 
@@ -203,6 +215,21 @@ def oom_from_proto(status: pb.JobStatus) -> Oom | None:
     return Oom(scope, status.oom.kills, status.oom.leader)
 
 
+def isolation_from_proto(status: pb.JobStatus) -> Isolation:
+    """Return how the job is isolated; an older server's job is not.
+
+    Raises UnreadableMessageError where this version does not know the way.
+    """
+    if status.isolation == pb.ISOLATION_UNSPECIFIED:
+        return Isolation.NONE
+    isolation = _ISOLATION_FROM_PROTO.get(status.isolation)
+    if isolation is None:
+        raise UnreadableMessageError(
+            f"it is isolated in the way of the number {status.isolation:d}"
+        )
+    return isolation
+
+
 def usage_to_proto(usage: Usage) -> pb.Usage:
     """Return the message for `usage`; its fields have the same names."""
     return pb.Usage(**encode_usage(usage))
@@ -229,6 +256,18 @@ def _argv_of(request: pb.StartRequest) -> tuple[str, ...]:
     if request.argv_bytes:
         return tuple(arg.decode("utf-8", "surrogateescape") for arg in request.argv_bytes)
     return tuple(request.argv)
+
+
+def _isolation_of(request: pb.StartRequest) -> Isolation | None:
+    if request.isolate == pb.ISOLATION_UNSPECIFIED:
+        return None
+    isolation = _ISOLATION_FROM_PROTO.get(request.isolate)
+    if isolation is None:
+        raise invalid(
+            f"cannot isolate a job in the way of the number {request.isolate:d}",
+            "use one that this version of the server knows",
+        )
+    return isolation
 
 
 def _stop_to_proto(stop: StopRequested) -> pb.StopRequested:

@@ -40,6 +40,7 @@ def _code(reason: Reason) -> grpc.StatusCode:
             | Reason.LIMIT_NOT_ENFORCEABLE
             | Reason.LIMIT_ABOVE_CEILING
             | Reason.LIMIT_REFUSED
+            | Reason.ISOLATION_UNAVAILABLE
             | Reason.WRONG_STATE
         ):
             return code.FAILED_PRECONDITION

@@ -169,6 +169,8 @@ def _arguments(instance: Instance) -> list[str]:
     if instance.uids:
         arguments += ["--uid-first", str(instance.uids.start)]
         arguments += ["--uid-count", str(len(instance.uids))]
+    for path in instance.hidden:
+        arguments += ["--hide", path]
     return arguments
 
 

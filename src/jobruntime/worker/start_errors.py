@@ -43,6 +43,8 @@ def start_error(failure: Failure, spec: JobSpec, limits: Limits) -> JobError:
             )
         case Step.LIMIT | Step.DEVICE:
             return limit_error(failure, "start the job")
+        case Step.ISOLATION:
+            return _isolation_error(failure, cause)
         case step:
             where = f" ({failure.path})" if failure.path else ""
             return JobError(
@@ -98,6 +100,22 @@ def change_error(failure: Failure, what: str) -> JobError:
             )
         case _:
             return limit_error(failure, what)
+
+
+def _isolation_error(failure: Failure, cause: str) -> JobError:
+    what, otherwise = "cannot start the job isolated", "or start it without --isolate"
+    if failure.errno == errno.ENOENT and not failure.path:
+        return JobError(
+            Reason.ISOLATION_UNAVAILABLE,
+            f"{what}: bubblewrap (bwrap) is not installed on the server's host",
+            f"have the operator install the package bubblewrap, {otherwise}",
+        )
+    return JobError(
+        Reason.ISOLATION_UNAVAILABLE,
+        f"{what}: {failure.path or cause}",
+        "have the operator run `jobd doctor`: without root it takes user namespaces, and in a "
+        f"container the right to mount; {otherwise}",
+    )
 
 
 def _exec_error(failure: Failure, spec: JobSpec, cause: str) -> JobError:
