@@ -269,7 +269,10 @@ def _wait_ready(holder: int) -> bytes:
     while not told.endswith(_READY):
         if not _wait_readable(holder, _READY_S):
             raise _failure(f"{PROGRAM} has not made it within {_READY_S:.0f} s", errno.ETIMEDOUT)
-        data = os.read(holder, 4096)
+        try:
+            data = os.read(holder, 4096)
+        except ConnectionResetError:  # it ended without having read what it was to give back
+            data = b""
         if not data:
             lines = told.decode(errors="replace").strip().splitlines() or ["it ended"]
             raise _failure(lines[-1], errno.EPERM)

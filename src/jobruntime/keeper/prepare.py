@@ -44,6 +44,7 @@ def prepare(order: Order, reply: int) -> Assignment:
     with contextlib.ExitStack() as undo:
         files = _make_files(order, paths, reply, undo)
         isolation = order.spec.isolation or Isolation.NONE
+        undo.callback(os.close, files.control)  # detached from the socket that was to close it
         if isolation is not Isolation.NONE:
             view = _start_view(order, isolation, paths.home)
             undo.callback(os.close, view)

@@ -18,6 +18,7 @@ CLONE_NEWPID: Final = 0x2000_0000
 CLONE_NEWNET: Final = 0x4000_0000
 
 _NS_GET_PARENT: Final = 0xB702  # ioctl_ns(2)
+_SIOCSIFADDR: Final = 0x8916
 _SIOCSIFFLAGS: Final = 0x8914  # netdevice(7)
 _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
@@ -52,8 +53,10 @@ def is_same_namespace(namespace: int, path: str) -> bool:
 
 def take_loopback_down() -> None:
     """Take the loopback interface of this network namespace down; raises OSError."""
+    # struct ifreq: the name, then an address (none), or flags, of which none is IFF_UP. With its
+    # address left a connection to 127.0.0.1 would hang, instead of being refused at once.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        # struct ifreq: the name, then the flags, of which none is IFF_UP.
+        fcntl.ioctl(sock, _SIOCSIFADDR, struct.pack("16sH22x", b"lo", socket.AF_INET))
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", 0))
 
 

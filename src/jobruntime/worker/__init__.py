@@ -9,6 +9,7 @@ It needs no gRPC, and nothing but the standard library.
 """
 
 from ..model.errors import JobError, Reason
+from ..model.isolation import Isolation
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
 from ..model.retention import Retention
@@ -22,6 +23,7 @@ from .settings import Settings
 
 __all__ = [
     "Exited",
+    "Isolation",
     "JobError",
     "JobSpec",
     "JobStatus",
