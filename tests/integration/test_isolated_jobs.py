@@ -43,12 +43,13 @@ def ann(shared: Instance) -> Client:
     return shared.issue("ann", "user")
 
 
-def said(client: Client, script: str, *flags: str) -> list[str]:
+def said(client: Client, script: str, **fields: object) -> list[str]:
     """Return the lines that a job's script writes, which must not fail."""
-    job = client.start(*flags, "--", "sh", "-c", script)
-    stdout, stderr = client.logs_raw(job)
-    assert (stderr, client.status(job)) == (b"", "finished (exit code: 0)")
-    return stdout.decode().splitlines()
+    with client.api() as api:
+        log = api.logs(api.start("sh", "-c", script, **fields))
+    assert log.end is not None
+    assert (log.stderr, log.end.status.outcome) == (b"", pb.Outcome(exit_code=0))
+    return log.stdout.decode().splitlines()
 
 
 def holders() -> dict[str, set[int]]:
@@ -223,7 +224,7 @@ def test_all_that_is_mounted_is_read_only_but_for_the_jobs_own(ann: Client) -> N
 def test_a_hidden_working_directory_is_one_that_is_not_there(ann: Client) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         Path(directory).chmod(0o755)
-        assert said(ann, "pwd", "-w", directory) == [directory]
+        assert said(ann, "pwd", working_directory=directory) == [directory]
         with ann.isolated("no-network").api() as api:
             refusal = api.refused(lambda: api.start("pwd", working_directory=directory))
     assert refusal.reason == "WORKING_DIRECTORY"
