@@ -38,7 +38,7 @@ from ..linux.namespaces import (
     take_loopback_down,
 )
 from ..linux.processes import namespace_pid
-from ..linux.seccomp import install_filter
+from ..linux.seccomp import filter_code, install_filter
 from ..model.isolation import Isolation
 from ..model.protocol import Failure, Step, StepError
 from .tracking import SubreaperTracker
@@ -76,29 +76,38 @@ def start_view(job_id: str, isolation: Isolation, home: str, hidden: Sequence[st
 
 
 def _start_bubblewrap(job_id: str, end: socket.socket, words: Sequence[str]) -> None:
-    # The words travel in a file: a job can read the command line of its process 1.
-    file = os.memfd_create("view", os.MFD_CLOEXEC)
-    try:
-        write_all(file, b"".join(os.fsencode(word) + b"\0" for word in words))
-        os.lseek(file, 0, os.SEEK_SET)
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (file, end.fileno())]
-    finally:
-        os.close(file)
-    try:
+    with contextlib.ExitStack() as stack:
+        # The words travel in a file: a job can read the command line of its process 1. That and cat
+        # are under the filter, too: without a uid of its own a job could write their memory, and
+        # have them do what it may not.
+        files = [b"".join(os.fsencode(word) + b"\0" for word in words), filter_code()]
+        fds = [_memfd(data) for data in files]
+        fds.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _HIGH))
+        for fd in fds:
+            stack.callback(os.close, fd)
         os.posix_spawnp(
             PROGRAM,
-            [f"{_NAME}:{job_id}", "--args", "4", "--", "cat"],
+            [f"{_NAME}:{job_id}", "--args", "4", "--seccomp", "5", "--", "cat"],
             {"PATH": os.defpath, "LANG": "C"},
             file_actions=[
-                (os.POSIX_SPAWN_DUP2, high[0], 4),
-                *((os.POSIX_SPAWN_DUP2, high[1], place) for place in (0, 1, 2, 3)),
+                (os.POSIX_SPAWN_DUP2, fds[0], 4),
+                (os.POSIX_SPAWN_DUP2, fds[1], 5),
+                *((os.POSIX_SPAWN_DUP2, fds[2], place) for place in (0, 1, 2, 3)),
             ],
             setsid=True,
             setsigdef=(signal.SIGCHLD, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ),
         )
+
+
+def _memfd(data: bytes) -> int:
+    """Return a nameless file with the data, to be read from its start, above all places in use."""
+    file = os.memfd_create("view", os.MFD_CLOEXEC)
+    try:
+        write_all(file, data)
+        os.lseek(file, 0, os.SEEK_SET)
+        return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     finally:
-        for fd in high:
-            os.close(fd)
+        os.close(file)
 
 
 def _arguments(job_id: str, isolation: Isolation, home: str, hidden: Sequence[str]) -> list[str]:

@@ -263,13 +263,22 @@ _prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
-def install_filter() -> None:
-    """Hold this process and all that it becomes and forks to the filter, for good.
+def filter_code() -> bytes:
+    """Return the program as others take it: an array of struct sock_filter.
 
-    Needs no_new_privs. Raises OSError: ENOSYS on a machine whose numbers are not known here.
+    Raises OSError (ENOSYS) on a machine whose numbers are not known here.
     """
     if _CODE is None:
         raise OSError(errno.ENOSYS, f"no filter of system calls for {os.uname().machine}")
+    return _CODE
+
+
+def install_filter() -> None:
+    """Hold this process and all that it becomes and forks to the filter, for good.
+
+    Needs no_new_privs. Raises OSError, also as `filter_code` does.
+    """
+    filter_code()
     if _prctl(_PR_SET_SECCOMP, _MODE_FILTER, _ADDRESS) < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"seccomp: {os.strerror(code)}")
