@@ -514,3 +514,40 @@ def test_without_user_namespaces_an_ordinary_user_is_refused_with_the_cause() ->
     assert message.startswith("cannot start the job isolated: ")
     assert "namespace" in message
     assert "user namespaces" in remedy
+
+
+ROOT_WORKER = """
+import asyncio, sys
+from jobruntime.worker import Isolation, JobSpec, LogBatch, LocalWorker, Settings
+
+SCRIPT = "p=/proc/sys/kernel/printk; { cat $p >$p && echo written; } 2>&1; " \
+    "grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status | cut -f 2 | sort -u"
+
+async def main():
+    async with LocalWorker(Settings(state_dir=sys.argv[1], cgroup_root="none")) as worker:
+        for isolation in (Isolation.NONE, Isolation.NO_NETWORK):
+            spec = JobSpec(argv=("sh", "-c", SCRIPT), isolation=isolation)
+            async for event in worker.logs(await worker.start(spec, owner="me")):
+                if isinstance(event, LogBatch):
+                    print(b"".join(entry.data for entry in event.entries).decode(), end="")
+            print("--")
+        await worker.retire()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root's jobs are root's")
+def test_roots_own_isolated_job_is_root_without_any_of_its_rights(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ROOT_WORKER, tmp_path / "state"],
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=True,
+    )
+    bare, isolated, _ = done.stdout.split("--\n")
+    assert bare.startswith("written\n")
+    assert "written" not in isolated
+    assert isolated.splitlines()[-1] == "0" * 16
+    assert isolated.count("0" * 16) == 1

@@ -63,8 +63,10 @@ def take_loopback_down() -> None:
 def drop_capabilities() -> None:
     """Give up every capability, for good: also what exec would give back to root."""
     capability = 0
-    while _prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) == 1:  # fails after the last one
-        _check(_prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl PR_CAPBSET_DROP")
+    # Fails after the last one; 0 stands for one that whoever started the server had not.
+    while (held := _prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)) >= 0:
+        if held:
+            _check(_prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl PR_CAPBSET_DROP")
         capability += 1
     header = struct.pack("Ii", _CAP_VERSION_3, 0)
     _check(_capset(header, bytes(24)), "capset")
