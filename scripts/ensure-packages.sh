@@ -18,6 +18,7 @@ tests)
 	need node nodejs
 	need npm npm
 	need ps procps
+	need bwrap bubblewrap
 	;;
 guest) # tests/bed
 	need linux.uml user-mode-linux

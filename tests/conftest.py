@@ -35,6 +35,12 @@ def bob(shared: Instance) -> Client:
     return shared.issue("bob", "user")
 
 
+@pytest.fixture(params=["", "no-network"], ids=["bare", "isolated"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Have a test run over both: jobs as they are, and isolated ones."""
+    return str(request.param)
+
+
 @pytest.fixture
 def make_instance(tmp_path: Path) -> Iterator[MakeInstance]:
     """Make instances of the test's own: `make_instance("name", edit=...)`."""

@@ -18,11 +18,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar, cast
@@ -64,6 +65,15 @@ def eventually(
             return value
         assert time.monotonic() < give_up_at, f"{what}: not within {deadline_s:g}s"
         time.sleep(0.01)
+
+
+@contextmanager
+def public_directory() -> Iterator[Path]:
+    """Give a directory that every job can reach and read, isolated ones too where this is root."""
+    parent = "/srv" if os.access("/srv", os.W_OK) else "/tmp"
+    with tempfile.TemporaryDirectory(dir=parent, prefix="jobs-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def free_port() -> int:
@@ -195,11 +205,14 @@ def refusal_of(error: grpc.RpcError) -> Refusal:
 class Api:
     """The RPCs over one open channel, with a deadline for each."""
 
-    def __init__(self, stub: JobServiceStub) -> None:
+    def __init__(self, stub: JobServiceStub, isolate: str = "") -> None:
         self.stub = stub
+        word = isolate.upper().replace("-", "_") or "UNSPECIFIED"
+        self._isolate = pb.Isolation.Value(f"ISOLATION_{word}")
 
     def start(self, *argv: str | bytes, **fields: object) -> str:
         """Start a job and return its id; `fields` are those of StartRequest."""
+        fields.setdefault("isolate", self._isolate)
         request = pb.StartRequest(**fields)  # type: ignore[arg-type]
         if any(isinstance(word, bytes) for word in argv):
             request.argv_bytes.extend(os.fsencode(word) for word in argv)
@@ -330,6 +343,12 @@ class Client:
     name: str
     cert: Path
     key: Path
+    isolate: str = ""
+    """How this client's jobs are isolated; empty: nothing is said."""
+
+    def isolated(self, way: str) -> Client:
+        """Return the same user, whose every job is isolated in this way."""
+        return replace(self, isolate=way)
 
     @property
     def env(self) -> dict[str, str]:
@@ -345,6 +364,8 @@ class Client:
         self, *args: str | bytes | Path, input: bytes | None = None, timeout: float = RUN_S
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `jobc`; whatever its exit code is."""
+        if self.isolate and args[0] == "start":
+            args = ("start", f"--isolate={self.isolate}", *args[1:])
         stdin: dict[str, object] = {"input": input} if input else {"stdin": subprocess.DEVNULL}
         return subprocess.run(  # type: ignore[call-overload,no-any-return]
             [BIN / "jobc", *args],
@@ -413,7 +434,7 @@ class Client:
     def api(self) -> Iterator[Api]:
         """Give the RPCs over a channel of this user's own."""
         with self.channel() as channel:
-            yield Api(JobServiceStub(channel))
+            yield Api(JobServiceStub(channel), self.isolate)
 
 
 # ---------------------------------------------------------------- a server

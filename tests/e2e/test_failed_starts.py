@@ -1,15 +1,13 @@
 """A start that fails says exactly why, and leaves nothing at all behind."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from jobruntime.rpc.tls import grpc
-from tests.support import Api, Client, Instance, eventually
+from tests.support import Api, Client, Instance, eventually, public_directory
 
 CODE = grpc.StatusCode
 
@@ -72,12 +70,16 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def alice(alice: Client, isolation: str) -> Client:
+    """A user whose jobs are bare, and then isolated: their course must be the same."""
+    return alice.isolated(isolation)
+
+
 @pytest.fixture(scope="module")
 def bad_programs() -> Iterator[str]:
     """Give a directory that every job can reach, with files that cannot be executed."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="jobs-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
+    with public_directory() as directory:
         contents = {
             "not-executable": (b"#!/bin/sh\n", 0o644),
             "no-program": (b"neither a header nor a line\n", 0o755),
@@ -88,7 +90,7 @@ def bad_programs() -> Iterator[str]:
             path.write_bytes(content)
             path.chmod(mode)
         (directory / "closed").mkdir(mode=0o700)
-        yield name
+        yield str(directory)
 
 
 def start(api: Api, case: Case, directory: str) -> str:
@@ -172,9 +174,9 @@ def test_a_command_line_that_breaks_a_rule_is_a_usage_error(
 
 
 def test_failed_starts_leave_no_job_process_cgroup_descriptor_or_file(
-    instance: Instance, bad_programs: str
+    instance: Instance, bad_programs: str, isolation: str
 ) -> None:
-    alice = instance.issue("alice", "user")
+    alice = instance.issue("alice", "user").isolated(isolation)
     with alice.api() as api:
 
         def fail_in_every_way() -> None:

@@ -1,7 +1,6 @@
 """What a job finds itself in: nothing of the server's, and the same wherever that was started."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,18 +15,23 @@ from tests.support import (
     MakeInstance,
     eventually,
     processes_of,
+    public_directory,
     status_fields,
 )
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+@pytest.fixture
+def alice(alice: Client, isolation: str) -> Client:
+    """A user whose jobs are bare, and then isolated: their course must be the same."""
+    return alice.isolated(isolation)
+
+
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Path]:
     """Give a directory that every job can reach, with a program that is nowhere else."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="jobs-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
+    with public_directory() as directory:
         (directory / "greet").write_text('#!/bin/sh\necho "hello from $0"\n')
         (directory / "greet").chmod(0o755)
         yield directory

@@ -23,6 +23,12 @@ def cgroups(shared: Instance) -> None:
         pytest.skip("no cgroup v2 here that could be written")
 
 
+@pytest.fixture
+def alice(alice: Client, isolation: str) -> Client:
+    """A user whose jobs are bare, and then isolated: their course must be the same."""
+    return alice.isolated(isolation)
+
+
 def used_in_a_moment(api: Api, job: str) -> int:
     """Return how much CPU time a job uses in some time that passes, in microseconds."""
     before = api.usage(job).cpu_us

@@ -12,6 +12,12 @@ from tests.support import Api, Client, command_of, eventually, processes_of
 IGNORES_TERM = "trap '' TERM; echo ready; while :; do sleep 600; done"
 
 
+@pytest.fixture
+def alice(alice: Client, isolation: str) -> Client:
+    """A user whose jobs are bare, and then isolated: their course must be the same."""
+    return alice.isolated(isolation)
+
+
 def wait_output(api: Api, job: str) -> None:
     """Return once the job has written something."""
     for message in api.stream(job):

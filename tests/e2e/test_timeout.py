@@ -9,6 +9,12 @@ from jobruntime.rpc.gen import service_pb2 as pb
 from tests.support import Client, processes_of
 
 
+@pytest.fixture
+def alice(alice: Client, isolation: str) -> Client:
+    """A user whose jobs are bare, and then isolated: their course must be the same."""
+    return alice.isolated(isolation)
+
+
 def seconds_between(one: object, other: object) -> float:
     times = [datetime.datetime.fromisoformat(str(text)[:26] + "+00:00") for text in (one, other)]
     return (times[1] - times[0]).total_seconds()

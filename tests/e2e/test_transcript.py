@@ -4,9 +4,17 @@ import json
 import re
 import time
 
+import pytest
+
 from tests.support import Client
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
+
+
+@pytest.fixture
+def alice(alice: Client, isolation: str) -> Client:
+    """A user whose jobs are bare, and then isolated: their course must be the same."""
+    return alice.isolated(isolation)
 
 
 def test_a_started_job_runs_until_it_is_stopped_and_tells_the_signal(alice: Client) -> None:

@@ -16,7 +16,7 @@ from tests.support import DEADLINE_S, Client, Instance, command_of, eventually, 
 
 
 @pytest.fixture(scope="module")
-def dora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A user of an instance without cgroups."""
 
     def without_cgroup(text: str) -> str:
@@ -27,6 +27,12 @@ def dora(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with Instance(directory, edit=without_cgroup) as instance:
         assert instance.cgroup_root is None
         yield instance.issue("dora", "user")
+
+
+@pytest.fixture
+def dora(user: Client, isolation: str) -> Client:
+    """The same user, whose jobs are bare, and then isolated."""
+    return user.isolated(isolation)
 
 
 def wait_sleepers(job: str, count: int) -> set[int]:

@@ -33,9 +33,9 @@ def capped(disk: Path) -> Iterator[Instance]:
         yield instance
 
 
-@pytest.fixture(scope="module")
-def carol(capped: Instance) -> Client:
-    return capped.issue("carol", "user")
+@pytest.fixture
+def carol(capped: Instance, isolation: str) -> Client:
+    return capped.issue("carol", "user").isolated(isolation)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from jobruntime.model.access import Role
 from jobruntime.server import pki
 from jobruntime.server.config import Config, parse_address, read_config
+from jobruntime.server.doctor.host import check_system
 from jobruntime.server.doctor.instance import check_instance
 from jobruntime.server.doctor.report import Check, Level, Report, failed, good, lacking
 from jobruntime.server.init_instance import InitOptions, init_instance
@@ -218,3 +219,33 @@ def test_the_json_is_one_object_with_every_check_and_whether_all_is_well(
         "measured": {"free_bytes": 4096},
     }
     assert told["checks"][0]["remedy"] is None
+
+
+def isolation_check() -> Check:
+    [check] = [check for check in check_system() if check.name == "isolation"]
+    return check
+
+
+def test_it_tells_whether_jobs_can_be_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isolation_check().level is Level.OK
+    monkeypatch.setattr(os, "defpath", "/nowhere")
+    check = isolation_check()
+    assert check.level is Level.WARNING
+    assert check.found == "jobs cannot be isolated: bubblewrap (bwrap) is not installed"
+    assert check.remedy == "apt-get install bubblewrap"
+
+
+def test_what_bubblewrap_itself_lacks_is_told_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # It runs, and cannot go on: as where user namespaces are disabled.
+    program = tmp_path / "bwrap"
+    program.write_text(
+        "#!/bin/sh\necho bwrap: No permissions to create new namespace >&2; exit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(os, "defpath", f"{tmp_path}:{os.defpath}")
+    check = isolation_check()
+    assert check.level is Level.WARNING
+    assert "No permissions to create new namespace" in check.found
+    assert "user.max_user_namespaces" in check.remedy

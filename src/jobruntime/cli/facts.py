@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from jobruntime.model.cause import Cause
 from jobruntime.model.errors import JobError
+from jobruntime.model.isolation import Isolation
 from jobruntime.model.limits import NO_LIMITS, Limits
 from jobruntime.model.log_policy import NO_POLICY, LogPolicy
 from jobruntime.model.state import Outcome, State
@@ -16,6 +17,7 @@ from jobruntime.model.usage import Oom, Usage
 from jobruntime.rpc.convert import (
     UnreadableMessageError,
     cause_from_proto,
+    isolation_from_proto,
     oom_from_proto,
     state_from_proto,
     stop_from_proto,
@@ -42,6 +44,7 @@ class Facts:
     limits: Limits = NO_LIMITS
     usage: Usage | None = None
     log: LogPolicy = NO_POLICY
+    isolation: Isolation = Isolation.NONE
 
 
 def read_facts(status: pb.JobStatus) -> Facts:
@@ -59,6 +62,7 @@ def read_facts(status: pb.JobStatus) -> Facts:
             limits_of(status.limits),
             usage_from_proto(status.usage) if status.HasField("usage") else None,
             log_policy_of(status.log),
+            isolation_from_proto(status),
         )
 
 

@@ -90,7 +90,10 @@ class Parser(ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help; argparse shows a value that may be left out as if a space came first."""
-        return super().format_help().replace(" [true|false]", "[=true|false]")
+        text = super().format_help()
+        for value in ("[true|false]", "[WAY]"):
+            text = text.replace(f" {value}", f"[={value[1:]}")
+        return text
 
     def error(self, message: str) -> NoReturn:
         """Raise Failure instead of printing the usage and exiting."""

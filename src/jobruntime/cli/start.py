@@ -39,6 +39,7 @@ examples:
   jobc start sleep 60
   jobc start --name nightly -e LEVEL=3 -w /srv/data --timeout 2h ./import.sh --all
   jobc start --memory 2G --cpus 1.5 --pids 100 --io-write-bps /srv:20M /srv/import.sh
+  jobc start --isolate=loopback --memory 2G ./somebody-elses-build.sh
   jobc start --log-max 1G --log-full drop-oldest /srv/chatter
   jobc start --share bob:status,logs --share carol:stop /srv/import.sh
   jobc start --explain --memory 10G /srv/import.sh
@@ -114,6 +115,18 @@ def add_arguments(parser: ArgumentParser) -> list[Action]:
         ),
         add_share_flag(parser, "jobc update changes it."),
         *add_explain_flags(parser),
+        add(
+            "--isolate",
+            nargs="?",
+            const="no-network",
+            choices=("no-network", "loopback", "host-network", "none"),
+            metavar="WAY",
+            help="run it in a view of its own: only its own processes, a system that cannot be "
+            "written, nothing of other people's, its own /tmp and /dev, system calls filtered; "
+            "without a network (--isolate=no-network), with a loopback of its own (loopback), or "
+            "with the server's network (host-network). A server that cannot do it refuses "
+            "(default: none)",
+        ),
         *add_limit_flags(parser, "What is not given is the server's default."),
         *add_bounds_flags(parser),
     ]
@@ -146,6 +159,7 @@ def run(args: Namespace, settings: Settings) -> Exit:
 def request_of(args: Namespace) -> pb.StartRequest:
     """Return the request that the command line asks for; raises Failure if it breaks a rule."""
     from jobruntime.model.errors import JobError
+    from jobruntime.model.isolation import Isolation
     from jobruntime.model.limits import NO_LIMITS
     from jobruntime.model.shares import join_shares
     from jobruntime.model.spec import DEFAULT_GRACE_MS, JobSpec
@@ -167,6 +181,7 @@ def request_of(args: Namespace) -> pb.StartRequest:
             limits=limits_of(args),
             log=bounds_of(args),
             shares=join_shares(args.share),
+            isolation=None if args.isolate is None else Isolation(args.isolate),
             **optional,
         )
         request = start_request_of(spec)

@@ -38,8 +38,8 @@ signal from elsewhere), the limits in force, and when it has ended, its receipt:
 The keys of -o json are the fields of JobStatus and Usage in the API. `cause` is one of exited,
 signal (from elsewhere), stop, stop_kill, timeout, timeout_kill, oom (its own limit of memory),
 oom_above (that of all jobs together, or the host's) and lost. In `limits`, null is not set and
-"max" a limit that was lifted; `log` has the bounds of the job's log; in `usage`, null is what the
-server's host does not count.
+"max" a limit that was lifted; `log` has the bounds of the job's log; `isolation` is one of none,
+host-network, loopback and no-network; in `usage`, null is what the server's host does not count.
 
 examples:
   jobc status nightly
@@ -162,6 +162,7 @@ def format_wide(status: pb.JobStatus) -> str:
         ("Ended", _time(status.ended_at) if status.HasField("ended_at") else ""),
         ("Limits", format_limits(facts.limits) if status.HasField("limits") else ""),
         ("Log", format_bounds(facts.log)),
+        ("Isolate", "" if facts.isolation == "none" else str(facts.isolation)),
         *(usage_rows(facts.usage, facts.limits, facts.state) if facts.usage is not None else ()),
         *advice_rows(facts.usage, facts),
     ]
@@ -196,6 +197,7 @@ def _course(status: pb.JobStatus, facts: Facts) -> dict[str, object]:
         "cause": None if facts.cause is None else str(facts.cause),
         "limits": limits_json(facts.limits) if status.HasField("limits") else None,
         "log": bounds_json(facts.log) if status.HasField("log") else None,
+        "isolation": str(facts.isolation),
         "usage": None if facts.usage is None else usage_json(facts.usage),
         "advice": advise(facts.usage, facts.limits, oom),
     }

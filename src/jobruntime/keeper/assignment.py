@@ -11,6 +11,7 @@ import os
 from typing import Final, NamedTuple
 
 from ..linux.files import read_whole, write_all
+from ..model.isolation import Isolation
 
 _INLINE_BYTES: Final = 32 * 1024
 
@@ -66,6 +67,8 @@ class Files(NamedTuple):
     events: int
     memory_events: int
     """-1 also where the host has no memory controller."""
+    view: int = -1
+    """The socket that holds an isolated job's view; else -1."""
 
 
 class Assignment(NamedTuple):
@@ -83,6 +86,8 @@ class Assignment(NamedTuple):
     """The log's bounds, as the fields of LogPolicy."""
     log_reserve_bytes: int
     """Free room on the disk that the log leaves to others."""
+    isolation: str
+    """A word of Isolation."""
     started_record: tuple[bytes, bytes]
     """The first status record, before and after the moment of the start."""
     files: Files
@@ -111,9 +116,10 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         data = read_whole(large)
         os.close(large)
     job_id, paths, stopping, program, *plain = marshal.loads(data)  # noqa: S302
-    io, peers, log, reserve, record = plain
+    io, peers, log, reserve, isolation, record = plain
+    view = fds.pop() if isolation != Isolation.NONE else -1
     group = [*fds[12:], -1, -1, -1][:3]
-    files = Files(*fds[:12], *group)
+    files = Files(*fds[:12], *group)._replace(view=view)
     return Assignment(
         job_id,
         Paths(*paths),
@@ -123,6 +129,7 @@ def decode_assignment(data: bytes, fds: list[int]) -> Assignment:
         peers,
         log,
         reserve,
+        isolation,
         record,
         files,
     )

@@ -18,6 +18,7 @@ from ..linux.processes import has_execed
 from ..linux.signals import SIGCHLD, set_signal
 from ..linux.usage import read_usage, usage_of_children
 from ..model.frames import Stream
+from ..model.isolation import Isolation
 from ..model.limits import Limits
 from ..model.log_policy import parse_log_policy
 from ..model.protocol import (
@@ -34,6 +35,7 @@ from ..model.status import StopRequested
 from ..model.usage import Usage
 from .assignment import Assignment
 from .capture import Capture, LogFullError
+from .isolation import View, ViewTracker
 from .limits import start_io, update_limits
 from .oom import OomBlame
 from .outcome import OutcomeFile
@@ -49,16 +51,17 @@ _LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
 _SIGKILLED: Final = Signaled(int(signal.SIGKILL))
 
 
-def _launch(job: Assignment, tracker: Tracker) -> int:
+def _launch(job: Assignment, tracker: Tracker, view: View | None) -> int:
     """Fork the payload and return its pid once it has exec'd; raises StepError if it has not."""
     files = job.files
     keeper_pid = os.getpid()
     try:
-        pid = os.fork()
+        pid = os.fork() if view is None else view.fork()
     except OSError as error:
-        raise StepError(Failure(Step.FORK, error.errno or 0)) from error
+        step = Step.FORK if view is None else Step.ISOLATION
+        raise StepError(Failure(step, error.errno or 0)) from error
     if not pid:
-        run_payload(job.program, files, keeper_pid)
+        run_payload(job.program, files, keeper_pid, view)
     for fd in (files.stdout_end, files.stderr_end, files.errors_end):
         os.close(fd)
     report = os.read(files.errors, 4096)
@@ -136,6 +139,7 @@ class Keeper:
         self._started_ns = 0
         self._limits: Limits | None = None
         self._later: Progress | None = None
+        self._view: View | None = None
 
     def keep(self) -> None:
         """Start the job and stay with it until nothing of it is left.
@@ -151,8 +155,10 @@ class Keeper:
         os.set_blocking(self._job.files.reply, False)
         try:
             self._limit_io()
-            self._leader = _launch(self._job, self._tracker)
+            self._await_view()
+            self._leader = _launch(self._job, self._tracker, self._view)
         except StepError as error:
+            self._end_view()
             discard(self._job)
             self._peers.send(self._job.files.reply, {"failed": encode_failure(error.failure)})
             return
@@ -170,6 +176,18 @@ class Keeper:
         if job.io and job.paths.cgroup is not None:
             self._limits = start_io(job.paths.cgroup, job.io, job.program)
 
+    def _await_view(self) -> None:
+        if self._job.isolation == Isolation.NONE:
+            return
+        self._view = View(self._job.files.view, Isolation(self._job.isolation))
+        if self._job.paths.cgroup is None:
+            self._tracker = ViewTracker(self._view)
+            self._poll.register(self._view.pidfd, select.POLLIN)
+
+    def _end_view(self) -> None:
+        if self._view is not None:
+            self._view.close()
+
     def _serve(self, fd: int) -> None:
         if fd in self._pipes:
             self._on_output(fd)
@@ -181,7 +199,7 @@ class Keeper:
             self._on_message(fd)
         elif fd == self._job.files.memory_events:
             self._look_for_oom()
-        # else it is cgroup.events: the loop looks for itself whether the job is over
+        # else it is cgroup.events or the view's end: the loop sees for itself if the job is over
 
     def _tell_started(self) -> None:
         # From a record made in the spawner: encoding one here would copy many pages.
@@ -461,6 +479,7 @@ class Keeper:
         )
         outcome = OutcomeFile(self._job.files.directory, self._job.files.outcome)
         outcome.write(encode_json(encode_progress(self._progress)))
+        self._end_view()
         try:
             release(self._job)
         except OSError as error:  # the end is told whatever the job has done to its group

@@ -38,6 +38,8 @@ class Site:
     """The uids (and gids of the same number) that jobs may be given; empty: the spawner's own."""
     accounts: frozenset[tuple[int, int]] = frozenset()
     """Pairs of uid and gid that jobs may be given beside these; no order can add one."""
+    hidden: tuple[str, ...] = ()
+    """Directories and files that isolated jobs do not see, beside the usual ones."""
 
 
 @dataclass(frozen=True, slots=True)

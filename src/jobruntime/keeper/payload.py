@@ -24,6 +24,7 @@ from ..linux.privileges import (
 from ..linux.signals import SIG_DFL, SIGCHLD, SIGINT, SIGPIPE, SIGXFSZ, set_signal
 from ..model.protocol import Detail, Failure, Step, encode_failure
 from .assignment import Files, Program
+from .isolation import View
 
 _HIGH: Final = 32
 
@@ -39,11 +40,13 @@ class _Course:
         self.errors = errors
 
 
-def run_payload(program: Program, files: Files, keeper_pid: int) -> NoReturn:
+def run_payload(
+    program: Program, files: Files, keeper_pid: int, view: View | None = None
+) -> NoReturn:
     """Become the job's first process, or tell the failed step on `files.errors_end` and end."""
     course = _Course(files.errors_end)
     try:
-        _prepare(program, files, keeper_pid, course)
+        _prepare(program, files, keeper_pid, view, course)
         _exec(program, course)
     except OSError as error:
         failure = _failure(course, error)
@@ -57,13 +60,18 @@ def run_payload(program: Program, files: Files, keeper_pid: int) -> NoReturn:
         os._exit(127)
 
 
-def _prepare(program: Program, files: Files, keeper_pid: int, course: _Course) -> None:
+def _prepare(
+    program: Program, files: Files, keeper_pid: int, view: View | None, course: _Course
+) -> None:
     # Python ignores PIPE and XFSZ, the spawner INT, the keeper catches CHLD, and exec keeps what
     # is ignored (signal(7)); all others the spawner has set to their default.
     for signo in (SIGPIPE, SIGXFSZ, SIGINT, SIGCHLD):
         set_signal(signo, SIG_DFL)
     course.step = "session"
     os.setsid()
+    course.step = "isolation"
+    if view is not None:
+        view.enter()
     course.step = "stdio"
     procs = _arrange_descriptors(files, course)
     course.step = "rlimits"
@@ -74,12 +82,15 @@ def _prepare(program: Program, files: Files, keeper_pid: int, course: _Course) -
     if program.uid is not None and program.gid is not None:
         _become(program.uid, program.gid, course)
     course.step = "privileges"
-    if procs is None:
+    if procs is None and view is None:
         # Without a group nobody could find this process again once its keeper is gone. After the
         # change of user, which clears the setting; the check closes the race with its death.
         set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != keeper_pid:
             os._exit(127)
+    course.step = "isolation"
+    if view is not None:
+        view.confine()
     course.step = "working_directory"
     course.path = program.working_directory
     os.chdir(program.working_directory)

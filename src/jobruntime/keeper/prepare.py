@@ -15,12 +15,14 @@ from ..linux import sockets
 from ..linux.files import create_exclusive, encode_json, write_all
 from ..linux.limits import limit_writes
 from ..model.frames import BlockHeader, block_bytes_for, encode_block_header, segment_name
+from ..model.isolation import Isolation
 from ..model.log_policy import LogPolicy, encode_log_policy
 from ..model.programs import DEFAULT_PATH, program_candidates
 from ..model.protocol import KEEPER_SOCKETS, STATUS_FILE, Failure, Step, StepError
 from ..model.record import Progress, encode_progress
 from ..model.state import State
 from .assignment import Assignment, Files, Paths, Program, Stopping
+from .isolation import start_view
 from .limits import apply_limits, encode_io
 from .order import Order
 from .outcome import OutcomeFile
@@ -40,6 +42,12 @@ def prepare(order: Order, reply: int) -> Assignment:
     )
     with contextlib.ExitStack() as undo:
         files = _make_files(order, paths, reply, undo)
+        isolation = order.spec.isolation or Isolation.NONE
+        undo.callback(os.close, files.control)  # detached from the socket that was to close it
+        if isolation is not Isolation.NONE:
+            view = _start_view(order, isolation, paths.home)
+            undo.callback(os.close, view)
+            files = files._replace(view=view)
         undo.pop_all()
     spec = order.spec
     return Assignment(
@@ -51,6 +59,7 @@ def prepare(order: Order, reply: int) -> Assignment:
         peer_uids=order.peer_uids,
         log=tuple(encode_log_policy(spec.log)),
         log_reserve_bytes=site.log_reserve_bytes,
+        isolation=isolation.value,
         started_record=_started_record(),
         files=files,
     )
@@ -125,6 +134,11 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
         events=group[1],
         memory_events=group[2],
     )
+
+
+def _start_view(order: Order, isolation: Isolation, home: str) -> int:
+    with _step(Step.ISOLATION):
+        return start_view(order.job_id, isolation, home, order.site.hidden)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
         log_reserve_bytes=arguments.log_reserve_bytes,
         uids=range(arguments.uid_first, arguments.uid_first + arguments.uid_count),
         accounts=frozenset(map(_pair, filter(None, arguments.accounts.split(",")))),
+        hidden=(*arguments.hide, arguments.runtime_dir, arguments.work_dir),
     )
     lock = os.open(
         f"{site.runtime_dir}/spawner.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
@@ -111,6 +112,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--uid-first", type=int, default=0)
     parser.add_argument("--uid-count", type=int, default=0)
     parser.add_argument("--accounts", default="")
+    parser.add_argument("--hide", action="append", default=[])
     return parser.parse_args(argv)
 
 

@@ -27,7 +27,7 @@ from .order import Site
 from .prepare import discard
 from .sweep import sweep
 
-_MAX_FDS: Final = 16
+_MAX_FDS: Final = 24
 _MAX_BYTES: Final = 64 * 1024
 _SWEEP: Final = b"sweep "
 

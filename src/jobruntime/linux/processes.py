@@ -28,6 +28,20 @@ def has_execed(pid: int) -> bool:
     return not int(fields[6]) & PF_FORKNOEXEC
 
 
+def namespace_pid(pid: int, namespace: int) -> int:
+    """Return the pid that a process has in that process namespace (by inode); 0: it is not there.
+
+    In the innermost namespace of those that it is in, for one that the process itself has made.
+    """
+    try:
+        if os.stat(f"/proc/{pid}/ns/pid").st_ino != namespace:
+            return 0
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+    except OSError:  # gone, or another user's
+        return 0
+
+
 def is_dying(pid: int) -> bool:
     """Return whether a child has SIGKILL pending, or is about to end, or has ended."""
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:

@@ -67,6 +67,7 @@ class Step(StrEnum):
     WORKING_DIRECTORY = "working_directory"
     JOIN = "join"
     EXEC = "exec"
+    ISOLATION = "isolation"
     KILLED = "killed"
     STATE = "state"
     FREEZE = "freeze"

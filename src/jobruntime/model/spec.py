@@ -10,6 +10,7 @@ from typing import Final
 
 from .durations import MAX_MS
 from .errors import JobError, Reason, invalid
+from .isolation import Isolation
 from .limits import NO_LIMITS, Limits, check_limits, encode_limits, parse_limits
 from .log_policy import (
     NO_POLICY,
@@ -55,6 +56,8 @@ class JobSpec:
     """With whom it is shared from its start on."""
     user: str | None = None
     """The account of the host to run as, where that is granted; None: as the server decides."""
+    isolation: Isolation | None = None
+    """None: nothing was said, which is none."""
 
     def __post_init__(self) -> None:
         """Refuse a spec that breaks a rule; raises JobError (INVALID_ARGUMENT, SPEC_TOO_LARGE)."""
@@ -100,6 +103,7 @@ def encode_spec(spec: JobSpec) -> dict[str, object]:
         "log": encode_log_policy(spec.log),
         "shares": encode_shares(spec.shares),
         "user": spec.user,
+        "isolation": spec.isolation,
     }
 
 
@@ -109,6 +113,8 @@ def parse_spec(raw: dict[str, object]) -> JobSpec:
     values["limits"] = parse_limits(values.get("limits", {}))  # absent in what older versions wrote
     values["log"] = parse_log_policy(values.get("log"))
     values["shares"] = parse_shares(values.get("shares"))
+    isolation = values.get("isolation")
+    values["isolation"] = None if isolation is None else Isolation(str(isolation))
     values["argv"] = tuple(values["argv"])  # type: ignore[arg-type]
     for key in ("env", "labels"):
         values[key] = tuple((name, value) for name, value in values[key])  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobruntime.model.cause import Cause, cause_of
 from jobruntime.model.errors import invalid
+from jobruntime.model.isolation import Isolation
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, Lost, Outcome, Signaled, State
 from jobruntime.model.status import JobStatus, StopRequested
@@ -45,6 +46,14 @@ _CAUSE_TO_PROTO: Final[Mapping[Cause, pb.EndCause]] = {
 }
 _CAUSE_FROM_PROTO: Final = {number: cause for cause, number in _CAUSE_TO_PROTO.items()}
 
+_ISOLATION_TO_PROTO: Final[Mapping[Isolation, pb.Isolation]] = {
+    Isolation.NONE: pb.ISOLATION_NONE,
+    Isolation.HOST_NETWORK: pb.ISOLATION_HOST_NETWORK,
+    Isolation.LOOPBACK: pb.ISOLATION_LOOPBACK,
+    Isolation.NO_NETWORK: pb.ISOLATION_NO_NETWORK,
+}
+_ISOLATION_FROM_PROTO: Final = {number: kind for kind, number in _ISOLATION_TO_PROTO.items()}
+
 _SCOPE_TO_PROTO: Final[Mapping[OomScope, pb.OomScope]] = {
     OomScope.JOB: pb.OOM_SCOPE_JOB,
     OomScope.ABOVE: pb.OOM_SCOPE_ABOVE,
@@ -76,6 +85,7 @@ def spec_of(request: pb.StartRequest, default_grace_ms: int) -> JobSpec:
         log=log_policy_of(request.log),
         shares=shares_of(request.share),
         user=request.user or None,
+        isolation=_isolation_of(request),
     )
 
 
@@ -101,6 +111,7 @@ def start_request_of(spec: JobSpec) -> pb.StartRequest:
         log=log_policy_to_proto(spec.log),
         share=shares_to_proto(spec.shares),
         user=spec.user or "",
+        isolate=None if spec.isolation is None else _ISOLATION_TO_PROTO[spec.isolation],
     )
     if all(_is_utf8(arg) for arg in spec.argv):
         request.argv.extend(spec.argv)
@@ -178,6 +189,7 @@ def status_to_proto(status: JobStatus) -> pb.JobStatus:
         log=log_policy_to_proto(status.log),
         shares=shares_to_proto(status.shares),
         user=_utf8(status.user),
+        isolation=_ISOLATION_TO_PROTO[spec.isolation or Isolation.NONE],
     )
 
 
@@ -210,6 +222,21 @@ def oom_from_proto(status: pb.JobStatus) -> Oom | None:
     return Oom(scope, status.oom.kills, status.oom.leader)
 
 
+def isolation_from_proto(status: pb.JobStatus) -> Isolation:
+    """Return how the job is isolated; an older server's job is not.
+
+    Raises UnreadableMessageError where this version does not know the way.
+    """
+    if status.isolation == pb.ISOLATION_UNSPECIFIED:
+        return Isolation.NONE
+    isolation = _ISOLATION_FROM_PROTO.get(status.isolation)
+    if isolation is None:
+        raise UnreadableMessageError(
+            f"it is isolated in the way of the number {status.isolation:d}"
+        )
+    return isolation
+
+
 def usage_to_proto(usage: Usage) -> pb.Usage:
     """Return the message for `usage`; its fields have the same names."""
     return pb.Usage(**encode_usage(usage))
@@ -236,6 +263,18 @@ def _argv_of(request: pb.StartRequest) -> tuple[str, ...]:
     if request.argv_bytes:
         return tuple(arg.decode("utf-8", "surrogateescape") for arg in request.argv_bytes)
     return tuple(request.argv)
+
+
+def _isolation_of(request: pb.StartRequest) -> Isolation | None:
+    if request.isolate == pb.ISOLATION_UNSPECIFIED:
+        return None
+    isolation = _ISOLATION_FROM_PROTO.get(request.isolate)
+    if isolation is None:
+        raise invalid(
+            f"cannot isolate a job in the way of the number {request.isolate:d}",
+            "use one that this version of the server knows",
+        )
+    return isolation
 
 
 def _stop_to_proto(stop: StopRequested) -> pb.StopRequested:

@@ -41,6 +41,7 @@ def _code(reason: Reason) -> grpc.StatusCode:
             | Reason.LIMIT_ABOVE_CEILING
             | Reason.LIMIT_REFUSED
             | Reason.USER_UNAVAILABLE
+            | Reason.ISOLATION_UNAVAILABLE
             | Reason.WRONG_STATE
         ):
             return code.FAILED_PRECONDITION

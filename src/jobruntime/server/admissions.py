@@ -43,7 +43,6 @@ class Admissions:
         caller: Caller,
         spec: JobSpec,
         *,
-        isolation: str | None = None,
         tell_program: bool = False,
     ) -> Admission:
         """Return on which terms `spec` may be started; raises JobError as `admit_start` does.
@@ -66,7 +65,7 @@ class Admissions:
             limits=spec.limits,
             log=spec.log,
             user=spec.user,
-            isolation=isolation,
+            isolation=spec.isolation,
         )
         return Admission(admit_start(policy, principal, asked), found)
 

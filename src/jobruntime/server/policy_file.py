@@ -16,6 +16,7 @@ from typing import Final
 from jobruntime.model.access import ABOUT_ONESELF, Scope, Verb
 from jobruntime.model.ceilings import cut_to_ceiling
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.isolation import Isolation
 from jobruntime.model.limits import Limits, check_ceiling, check_together
 from jobruntime.model.policy import (
     DEFAULT_POLICY,
@@ -206,8 +207,9 @@ def _isolation(table: Table) -> str | None:
     if not table.has("isolation"):
         return None
     word = table.text("isolation", "")
-    if not _WORD.fullmatch(word):
-        raise table.bad("isolation", f"{word!r} is no isolation", 'give a word, as "no-network"')
+    if word not in list(Isolation):
+        known = ", ".join(Isolation)
+        raise table.bad("isolation", f"{word!r} is no isolation", f"give one of {known}")
     return word
 
 

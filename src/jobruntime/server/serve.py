@@ -39,6 +39,7 @@ from .trust_watch import kept_fresh, reload_trust
 _logger = logging.getLogger("jobd")
 
 _CALLS_GRACE_S: Final = 1.0
+_SHARED: Final = ("/etc/ssl", "/etc/pki", "/usr", "/etc/ca-certificates")
 STOP_WITH_JOBS: Final = signal.SIGUSR2
 """Sent by `jobd stop --jobs`: end every job, then the server."""
 
@@ -71,7 +72,21 @@ def settings_of(config: Config) -> Settings:
         log_reserve_bytes=config.logs.reserve_bytes,
         log_reserve_percent=config.logs.reserve_percent,
         retention=config.retention,
+        hidden=hidden_of(config),
     )
+
+
+def hidden_of(config: Config) -> tuple[str, ...]:
+    """Return what isolated jobs shall not see of the configuration: directories, or single files.
+
+    A directory that may be anybody's (/etc, or one of the system's certificates) stays in sight.
+    """
+    found = set()
+    for file in (config.path, config.tls.key, config.tls.cert, config.tls.ca):
+        directory = os.path.dirname(os.path.realpath(file))
+        shared = directory.count("/") < 2 or directory.startswith(_SHARED)
+        found.add(os.path.realpath(file) if shared else directory)
+    return tuple(sorted(found))
 
 
 async def serve(config: Config) -> None:

@@ -10,6 +10,7 @@ It needs no gRPC, and nothing but the standard library.
 
 from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason
+from ..model.isolation import Isolation
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
 from ..model.quota import Quota
@@ -28,6 +29,7 @@ from .settings import Settings
 __all__ = [
     "NO_TERMS",
     "Exited",
+    "Isolation",
     "JobError",
     "JobSpec",
     "JobStatus",

@@ -8,6 +8,7 @@ import logging
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -16,6 +17,7 @@ from ..model.access import Verb
 from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason, invalid
 from ..model.io_rates import encode_io_order
+from ..model.isolation import Isolation
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.record import Progress
@@ -190,6 +192,7 @@ class LocalWorker(Worker):
     async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """See Worker.start."""
         self._users.check(spec.user, terms)
+        spec = _isolated(spec, terms)
         if self._closing:
             raise JobError(
                 Reason.SPAWNER_UNAVAILABLE,
@@ -540,6 +543,13 @@ class LocalWorker(Worker):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: work.close())  # cancelled at once, it has never begun
+
+
+def _isolated(spec: JobSpec, terms: Terms) -> JobSpec:
+    """Return `spec` with the isolation that its terms give it."""
+    if terms.isolation is None:
+        return spec
+    return replace(spec, isolation=Isolation(terms.isolation))
 
 
 async def _reporting(work: Coroutine[None, None, None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..linux.libc import is_clock_synchronized as _is_clock_synchronized
 from ..model.limits import Controller
 
 _KIB: Final = 1024
+_TRIAL_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,32 @@ def missing_pidfds() -> str | None:
     finally:
         os.close(fd)
     return None
+
+
+def missing_isolation() -> str | None:
+    """Return why bubblewrap cannot make a view for isolated jobs here; None: it can.
+
+    Tried with what a view needs most. Without root it takes a user namespace.
+    """
+    words = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+    words += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--", "true"]
+    try:
+        done = subprocess.run(
+            ["bwrap", *words],  # noqa: S607 - the same that the spawner looks for
+            env={"PATH": os.defpath, "LANG": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TRIAL_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        return "bubblewrap (bwrap) is not installed"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"bubblewrap (bwrap) cannot be run: {error}"
+    if done.returncode == 0:
+        return None
+    words_of_it = done.stderr.decode(errors="replace").strip().splitlines()
+    return words_of_it[-1] if words_of_it else f"bwrap ends with {done.returncode}"
 
 
 def free_swap_bytes() -> int | None:

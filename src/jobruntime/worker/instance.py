@@ -38,6 +38,8 @@ class Instance:
     lock: int
     reserve_bytes: int
     """Free room that the disk of the state directory keeps."""
+    hidden: tuple[str, ...] = ()
+    """What isolated jobs do not see."""
     owns_runtime_dir: bool = True
     """It was not configured, so it goes when nothing is in it any more."""
     accounts: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
@@ -90,6 +92,7 @@ def open_instance(settings: Settings) -> Instance:
             uids=uids,
             lock=lock,
             reserve_bytes=_reserve_bytes(settings, state_dir),
+            hidden=(state_dir, *settings.hidden),
             owns_runtime_dir=settings.runtime_dir is None,
             accounts=accounts,
         )

@@ -51,3 +51,6 @@ class Settings:
     """The same in hundredths of the disk. None: 5, and at most 1 GiB."""
     retention: Retention = KEEP_ALL
     """What else is removed of the jobs that have ended."""
+    hidden: tuple[str, ...] = ()
+    """Directories and files that isolated jobs do not see, beside the instance's own and those that
+    docs/isolation.md names: where the server has its keys, for one."""

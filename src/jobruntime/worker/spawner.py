@@ -172,6 +172,8 @@ def _arguments(instance: Instance) -> list[str]:
     if instance.accounts:
         pairs = sorted(f"{uid}:{gid}" for uid, gid in instance.accounts.values())
         arguments += ["--accounts", ",".join(pairs)]
+    for path in instance.hidden:
+        arguments += ["--hide", path]
     return arguments
 
 

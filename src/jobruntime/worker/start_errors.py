@@ -52,6 +52,8 @@ def start_error(failure: Failure, spec: JobSpec, limits: Limits) -> JobError:
                 "the operator must lower it ([jobs.rlimits] of jobd.toml, or the policy), or raise "
                 "that of jobd itself",
             )
+        case Step.ISOLATION:
+            return _isolation_error(failure, cause)
         case step:
             where = f" ({failure.path})" if failure.path else ""
             return JobError(
@@ -129,6 +131,22 @@ def sweep_error(failure: Failure | None, job_id: str) -> JobError:
         Reason.INTERNAL,
         f"{what}: its cgroup {failure.path} cannot be removed: {os.strerror(failure.errno)}",
         "the operator should look at it: something else may use it, or have changed its modes",
+    )
+
+
+def _isolation_error(failure: Failure, cause: str) -> JobError:
+    what, otherwise = "cannot start the job isolated", "or start it without --isolate"
+    if failure.errno == errno.ENOENT and not failure.path:
+        return JobError(
+            Reason.ISOLATION_UNAVAILABLE,
+            f"{what}: bubblewrap (bwrap) is not installed on the server's host",
+            f"have the operator install the package bubblewrap, {otherwise}",
+        )
+    return JobError(
+        Reason.ISOLATION_UNAVAILABLE,
+        f"{what}: {failure.path or cause}",
+        "have the operator run `jobd doctor`: without root it takes user namespaces, and in a "
+        f"container the right to mount; {otherwise}",
     )
 
 

@@ -86,6 +86,7 @@ async def open_trial(settings: Settings, work_parent: str) -> AsyncIterator[Tria
             # Owners get theirs from the other end: this one is hardly anybody's.
             uid_first=settings.uid_first and settings.uid_first + settings.uid_count - 1,
             uid_count=1,
+            hidden=settings.hidden,
         )
         stack.enter_context(marked(own, trial_settings))
         async with _entered(trial_settings) as worker:

@@ -15,6 +15,7 @@ from jobruntime.worker.host import (
     free_swap_bytes,
     is_clock_synchronized,
     is_hybrid,
+    missing_isolation,
     missing_pidfds,
 )
 from jobruntime.worker.trial import Trial
@@ -92,6 +93,7 @@ def check_system() -> Iterator[Check]:
     yield _check_pidfds()
     yield _check_clock()
     yield _check_open_files()
+    yield _check_isolation()
 
 
 def check_cgroups(trial: Trial) -> Iterator[Check]:
@@ -153,6 +155,20 @@ def _check_open_files() -> Check:
         return good("open files", text, limit=hard)
     remedy = "raise it: LimitNOFILE=65536 in jobd's unit, or ulimit -n 65536 as root before it"
     return lacking("open files", text, remedy, limit=hard)
+
+
+def _check_isolation() -> Check:
+    cause = missing_isolation()
+    if cause is None:
+        return good("isolation", "jobs can be isolated (jobc start --isolate)")
+    remedy = "apt-get install bubblewrap"
+    if "not installed" not in cause:
+        remedy = (
+            "run jobd as root, or allow user namespaces: sysctl -w user.max_user_namespaces=10000 "
+            "kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 "
+            "(those that there are); a container needs the right to mount"
+        )
+    return lacking("isolation", f"jobs cannot be isolated: {cause}", remedy)
 
 
 def _check_place(trial: Trial) -> Check:
