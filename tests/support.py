@@ -567,9 +567,21 @@ class Instance:
 
     @property
     def pid(self) -> int:
-        """The gRPC process."""
+        """The gRPC process: as root a child of the one that was started."""
+        monitor = self.monitor_pid
+        return eventually(lambda: self._child_of(monitor)) if IS_ROOT else monitor
+
+    @property
+    def monitor_pid(self) -> int:
+        """The process that was started; without root it is the server itself."""
         assert self._process is not None
         return self._process.pid
+
+    @staticmethod
+    def _child_of(monitor: int) -> int | None:
+        path = Path(f"/proc/{monitor}/task/{monitor}/children")
+        children = [int(word) for word in path.read_text().split()]
+        return next((p for p in children if "jobruntime.server.child" in command_of(p)), None)
 
     @property
     def stderr(self) -> str:
@@ -613,7 +625,7 @@ class Instance:
     def kill(self) -> None:
         """SIGKILL the gRPC process alone."""
         assert self._process is not None
-        self._process.kill()
+        os.kill(self.pid, signal.SIGKILL)
         self._gone()
 
     def restart(self) -> None:

@@ -21,6 +21,10 @@ state_dir = "state"
 # Above the jobs' own directories. As root, every directory on the way must be passable by others.
 work_dir = {toml_string(str(work_dir))}
 
+# As root: the account as which the server itself runs. Without it: a number of this instance's
+# own that needs no account. Change it only while no job runs, and give state_dir and the key to it.
+# user = "jobd"
+
 [tls]
 ca = "pki/ca.crt"
 cert = "pki/server.crt"

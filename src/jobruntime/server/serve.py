@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from typing import Final
 
 from jobruntime.model.access import DEFAULT_POLICY
@@ -19,14 +18,17 @@ from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.rpc.memory import keep_large_blocks
 from jobruntime.rpc.tls import SERVER_OPTIONS, grpc, server_credentials
-from jobruntime.worker import LocalWorker, Settings
+from jobruntime.worker import LocalWorker
+from jobruntime.worker.prepared import Prepared
 
 from .access import AccessInterceptor
 from .config import Config, read_config
 from .followers import Followers
+from .monitor import configure_logging
 from .notify import notify
 from .search import compile_search
 from .service import JobService
+from .worker_settings import settings_of
 
 _logger = logging.getLogger("jobd")
 
@@ -37,35 +39,15 @@ STOP_WITH_JOBS: Final = signal.SIGUSR2
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; return the exit code. Raises JobError."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    configure_logging()
     asyncio.run(serve(read_config(args.config)))
     return 0
 
 
-def settings_of(config: Config) -> Settings:
-    """Return what the worker is told of `config`."""
-    return Settings(
-        state_dir=str(config.state_dir),
-        runtime_dir=None if config.runtime_dir is None else str(config.runtime_dir),
-        work_dir=str(config.work_dir),
-        cgroup_root=str(config.cgroup_root),
-        uid_first=config.uid_first if os.geteuid() == 0 else None,
-        uid_count=config.uid_count,
-        default_limits=config.default_limits,
-        ceiling=config.ceiling,
-        all_limits=config.all_limits,
-        default_log=config.logs.default,
-        log_ceiling_bytes=config.logs.ceiling_bytes,
-        log_reserve_bytes=config.logs.reserve_bytes,
-        log_reserve_percent=config.logs.reserve_percent,
-        retention=config.retention,
-    )
-
-
-async def serve(config: Config) -> None:
+async def serve(config: Config, prepared: Prepared | None = None) -> None:
     """Serve one instance until SIGTERM or SIGINT; its jobs go on.
+
+    `prepared` is the instance where root has made it for this process.
 
     Raises JobError: CONFIG_INVALID, INSTANCE_IN_USE, SPAWNER_UNAVAILABLE.
     """
@@ -76,7 +58,7 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
-    async with LocalWorker(settings_of(config), compile_search) as worker:
+    async with LocalWorker(settings_of(config), compile_search, prepared) as worker:
         try:
             await _serve_worker(config, credentials, worker, requests)
         finally:
@@ -134,7 +116,7 @@ def _check_address(config: Config) -> None:
     except OSError as error:
         remedies = {
             errno.EADDRINUSE: "stop what listens there",
-            errno.EACCES: "run it as root, which ports below 1024 need",
+            errno.EACCES: "let users have such a port (sysctl net.ipv4.ip_unprivileged_port_start)",
             errno.EADDRNOTAVAIL: "give this host's network that address",
         }
         remedy = remedies.get(error.errno or 0, "")

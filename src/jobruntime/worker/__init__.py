@@ -8,6 +8,8 @@
 It needs no gRPC, and nothing but the standard library.
 """
 
+from typing import TYPE_CHECKING
+
 from ..model.errors import JobError, Reason
 from ..model.log_policy import LogFull, LogPolicy
 from ..model.log_query import LogQuery
@@ -16,9 +18,11 @@ from ..model.spec import JobSpec
 from ..model.state import Exited, Lost, Outcome, Signaled, State
 from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
-from .engine import LocalWorker
-from .log_filter import LineSearch
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .engine import LocalWorker
+    from .log_filter import LineSearch
 
 __all__ = [
     "Exited",
@@ -43,3 +47,16 @@ __all__ = [
     "State",
     "Worker",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # On demand: the privileged monitor needs neither asyncio nor what else the engine is made of.
+    if name == "LocalWorker":
+        from .engine import LocalWorker
+
+        return LocalWorker
+    if name == "LineSearch":
+        from .log_filter import LineSearch
+
+        return LineSearch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

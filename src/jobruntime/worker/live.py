@@ -122,8 +122,10 @@ class LiveJob:
             "try again in a moment",
         )
 
-    async def ask(self, message: dict[str, object], timeout_s: float) -> None:
+    async def ask(self, message: dict[str, object], timeout_s: float) -> dict[str, object]:
         """Have the keeper do `message`; when this returns, it has, and `status` tells it.
+
+        Returns the keeper's answer.
 
         Raises JobError (KEEPER_UNREACHABLE), or ChangeFailedError where the keeper could not.
         """
@@ -139,7 +141,7 @@ class LiveJob:
         if answer.done():
             if isinstance(failed := answer.result().get("failed"), dict):
                 raise ChangeFailedError(parse_failure(failed))
-            return
+            return answer.result()
         if not self.ended.done():
             raise self._silent(str(message["op"]), f"it says nothing for {timeout_s:g} s")
         raise ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))

@@ -10,6 +10,14 @@ from ..model.retention import KEEP_ALL, Retention
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Whom a process runs as, without any further group."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Where one instance keeps its jobs, and as whom they run.
 
@@ -28,6 +36,9 @@ class Settings:
     """First uid of the range from which each owner gets one (as root); None: all jobs run as the
     worker's own user, which as root means as root."""
     uid_count: int = 65536
+    server: Account | None = None
+    """Who works in the state directory, which is his, where root prepares the instance for a
+    process without privileges; None: the worker's own process."""
     default_limits: Limits = NO_LIMITS
     """For what a job's own limits do not say."""
     ceiling: Limits = NO_LIMITS

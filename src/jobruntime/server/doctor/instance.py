@@ -17,7 +17,7 @@ from jobruntime.model.limits import NO_LIMITS
 from jobruntime.model.quantities import format_size
 from jobruntime.server import pki
 from jobruntime.server.config import Config
-from jobruntime.server.serve import settings_of
+from jobruntime.server.worker_settings import settings_of
 from jobruntime.worker.host import (
     FileSystem,
     disk_of,

@@ -1,0 +1,93 @@
+"""`jobd serve` as root: what is privileged of it, and as little as that.
+
+What loads here is the standard library only; the server, with gRPC, is another process and user.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from jobruntime.model.errors import JobError, Reason
+from jobruntime.worker.instance import Instance, open_instance
+from jobruntime.worker.monitor import Monitor, Program
+from jobruntime.worker.ownership import give_files, take_state_over
+from jobruntime.worker.settings import Account
+from jobruntime.worker.tree import limit_all_jobs
+
+from .account import server_account
+from .config import Config, parse_config, read_config
+from .worker_settings import settings_of
+
+SERVE: Final = "serve"
+END_JOBS: Final = "end jobs"
+_SERVER: Final = "jobruntime.server.child"
+_logger = logging.getLogger("jobd")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop; return the exit code. Raises JobError."""
+    configure_logging()
+    return run_server(read_config(args.config), SERVE)
+
+
+def configure_logging() -> None:
+    """Log to stderr, one line each."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+
+
+def run_server(config: Config, purpose: str) -> int:
+    """Run the server of the instance without privileges, for SERVE or END_JOBS.
+
+    Returns its exit code; raises JobError.
+    """
+    os.umask(0o022)  # what is made here is to be passed by others; the rest has its own mode
+    account = server_account(config)
+    settings = replace(settings_of(config), server=account)
+    take_state_over(settings, account)
+    instance = open_instance(settings)
+    try:
+        limit_all_jobs(instance.tree, config.all_limits)
+        _give_files(config, account)
+        monitor = Monitor(instance, account, on_hangup=lambda: _give_files(config, account))
+        return monitor.run(_program(config, instance, purpose))
+    finally:
+        instance.close()
+
+
+def _give_files(config: Config, account: Account) -> None:
+    """Let the server read what [tls] names; the CA's key stays root's."""
+    top, tls = config.path.parent, config.tls
+    places = (config.state_dir, tls.ca, tls.cert, tls.key)
+    for line in give_files(str(top), [str(place) for place in places], str(tls.key), account):
+        _logger.info("%s", line)
+
+
+def _program(config: Config, instance: Instance, purpose: str) -> Program:
+    tls = (config.tls.ca, config.tls.cert, config.tls.key)
+    code = [sys.prefix, sys.base_prefix, str(Path(__file__).parent), os.__file__]
+    code += [path for path in sys.path if os.path.isdir(path)]
+    return Program(
+        # As a module, so that it finds all that this process would; not in any working directory.
+        command=[sys.executable, "-P", "-s", "-m", _SERVER],
+        files=[sys.executable, __file__, os.__file__, *map(str, tls)],
+        places=[*code, instance.state_dir, instance.runtime_dir, f"{config.path.parent}/x"],
+        words={"purpose": purpose, "path": str(config.path), "config": _text_of(config)},
+    )
+
+
+def _text_of(config: Config) -> str:
+    # The server may not be able to read the file, and is told what its monitor has read.
+    data = config.path.read_bytes()
+    if parse_config(data, config.path) != config:
+        raise JobError(
+            Reason.CONFIG_INVALID, f"cannot use {config.path}: it has just been changed", "repeat"
+        )
+    return data.decode()
