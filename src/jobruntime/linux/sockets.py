@@ -43,7 +43,8 @@ def connect(directory: str, name: str) -> socket.socket:
     """Return a socket connected to `directory`/`name`; raises OSError if nobody answers."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        dir_fd = open_directory(directory)
+        # Only to name it: not everybody who may connect may also list what is there.
+        dir_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             sock.connect(_short(dir_fd, name))
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Awaitable
@@ -18,8 +17,6 @@ from .errors_out import run_reporting
 from .monitor import END_JOBS, configure_logging
 from .serve import serve
 from .worker_settings import settings_of
-
-_logger = logging.getLogger("jobd")
 
 
 def main(argv: list[str]) -> int:
@@ -41,12 +38,6 @@ async def _with(work: Awaitable[None]) -> None:
 
 
 async def _serve(config: Config, handed: Handed) -> None:
-    _logger.info(
-        "serving as uid %d without privileges; root are the monitor (process %d), the spawner and "
-        "the jobs' keepers",
-        os.geteuid(),
-        os.getppid(),
-    )
     await serve(config, _prepared(handed))
 
 
@@ -64,7 +55,12 @@ async def end_all_jobs(worker: LocalWorker) -> None:
 
 
 def _prepared(handed: Handed) -> Prepared:
-    return Prepared(handed.instance, Privileged(handed.monitor).start_spawner)
+    notes = [
+        f"serving as uid {os.geteuid()}, without privileges; root are the monitor (process "
+        f"{os.getppid()}), the spawner and the jobs' keepers",
+        *handed.words["notes"].splitlines(),
+    ]
+    return Prepared(handed.instance, Privileged(handed.monitor).start_spawner, tuple(notes))
 
 
 if __name__ == "__main__":

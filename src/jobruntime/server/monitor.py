@@ -55,22 +55,27 @@ def run_server(config: Config, purpose: str) -> int:
     instance = open_instance(settings)
     try:
         limit_all_jobs(instance.tree, config.all_limits)
-        _give_files(config, account)
-        monitor = Monitor(instance, account, on_hangup=lambda: _give_files(config, account))
-        return monitor.run(_program(config, instance, purpose))
+        notes = _give_files(config, account)
+        monitor = Monitor(instance, account, on_hangup=lambda: _give_again(config, account))
+        return monitor.run(_program(config, instance, {"purpose": purpose, "notes": notes}))
     finally:
         instance.close()
 
 
-def _give_files(config: Config, account: Account) -> None:
-    """Let the server read what [tls] names; the CA's key stays root's."""
+def _give_files(config: Config, account: Account) -> str:
+    """Let the server read what [tls] names, the CA's key stays root's; return what was changed."""
     top, tls = config.path.parent, config.tls
     places = (config.state_dir, tls.ca, tls.cert, tls.key)
-    for line in give_files(str(top), [str(place) for place in places], str(tls.key), account):
-        _logger.info("%s", line)
+    return "\n".join(give_files(str(top), [str(p) for p in places], str(tls.key), account))
 
 
-def _program(config: Config, instance: Instance, purpose: str) -> Program:
+def _give_again(config: Config, account: Account) -> None:
+    # A new key is root's when it comes.
+    if changes := _give_files(config, account):
+        _logger.info("%s", changes)
+
+
+def _program(config: Config, instance: Instance, words: dict[str, str]) -> Program:
     tls = (config.tls.ca, config.tls.cert, config.tls.key)
     code = [sys.prefix, sys.base_prefix, str(Path(__file__).parent), os.__file__]
     code += [path for path in sys.path if os.path.isdir(path)]
@@ -79,7 +84,7 @@ def _program(config: Config, instance: Instance, purpose: str) -> Program:
         command=[sys.executable, "-P", "-s", "-m", _SERVER],
         files=[sys.executable, __file__, os.__file__, *map(str, tls)],
         places=[*code, instance.state_dir, instance.runtime_dir, f"{config.path.parent}/x"],
-        words={"purpose": purpose, "path": str(config.path), "config": _text_of(config)},
+        words=words | {"path": str(config.path), "config": _text_of(config)},
     )
 
 

@@ -60,7 +60,8 @@ async def serve(config: Config, prepared: Prepared | None = None) -> None:
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     async with LocalWorker(settings_of(config), compile_search, prepared) as worker:
         try:
-            await _serve_worker(config, credentials, worker, requests)
+            notes = () if prepared is None else prepared.notes
+            await _serve_worker(config, credentials, worker, requests, notes)
         finally:
             await worker.retire()
 
@@ -70,6 +71,7 @@ async def _serve_worker(
     credentials: grpc.ServerCredentials,
     worker: LocalWorker,
     requests: asyncio.Queue[int],
+    notes: tuple[str, ...],
 ) -> None:
     server = grpc.aio.server(
         interceptors=[AccessInterceptor(DEFAULT_POLICY)], options=list(SERVER_OPTIONS)
@@ -79,6 +81,8 @@ async def _serve_worker(
     service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
     port = _bind(server, config, credentials)
     await server.start()
+    for note in notes:
+        _logger.info("%s", note)
     _announce(config, port, worker)
     notify("READY=1")
     if await requests.get() == STOP_WITH_JOBS:

@@ -108,7 +108,8 @@ class LocalWorker(Worker):
             stack.callback(self._tail.close)
             jobs_dir = self._instance.jobs_dir
             self._logs = LogStreams(jobs_dir, self._tail, self._compile_search)
-            self._spawner = Spawner(self._instance, self._prepared and self._prepared.start_spawner)
+            start = None if self._prepared is None else self._prepared.start_spawner
+            self._spawner = Spawner(self._instance, start)
             stack.callback(self._spawner.close)
             self._starter = Starter(
                 self._instance, self._threads, self._owners, self._catalogue, self._spawner

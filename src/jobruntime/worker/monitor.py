@@ -33,7 +33,7 @@ from .prepared import hand_over
 from .settings import Account
 
 Handler = Callable[[dict[str, object]], tuple[int, int]]
-"""Starts a process for a request; returns its pid and the readable, close-on-exec end of its stdout.
+"""Starts a process for a request; returns its pid and the end of a pipe that is its stdout.
 
 Nothing in the request may decide what is run, or as whom. Raises OSError, JobError or ValueError,
 whose text is what the server is told."""

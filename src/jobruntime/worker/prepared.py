@@ -29,6 +29,8 @@ class Prepared:
     instance: Instance
     start_spawner: Callable[[], Awaitable[int]]
     """Has a spawner started and returns a pipe that tells when it serves, as `start_spawner`."""
+    notes: tuple[str, ...] = ()
+    """What the log is to tell of this, once the server serves."""
 
 
 @dataclass(frozen=True, slots=True)
