@@ -487,6 +487,7 @@ class Instance:
         self._serve = serve
         self._process: subprocess.Popen[bytes] | None = None
         self._output: _ServerOutput | None = None
+        self._server_pid = 0
         self._clients: dict[str, Client] = {}
         self._init()
         if edit is not None:
@@ -568,8 +569,7 @@ class Instance:
     @property
     def pid(self) -> int:
         """The gRPC process: as root a child of the one that was started."""
-        monitor = self.monitor_pid
-        return eventually(lambda: self._child_of(monitor)) if IS_ROOT else monitor
+        return self._server_pid
 
     @property
     def monitor_pid(self) -> int:
@@ -608,6 +608,9 @@ class Instance:
         self._output = _ServerOutput(os.dup(self._process.stderr.fileno()), self.stderr_path)
         self._process.stderr.close()
         self.port = int(self._output.wait_for(r"serving on \S+:(\d+);")[1])
+        monitor = self.monitor_pid
+        self._server_pid = (self._child_of(monitor) or 0) if IS_ROOT else monitor
+        assert self._server_pid, "the server is gone"
 
     def stop(self, *, jobs: bool = False) -> None:
         """Run `jobd stop`: the server and its spawner end, with `jobs` every job before."""
@@ -625,7 +628,8 @@ class Instance:
     def kill(self) -> None:
         """SIGKILL the gRPC process alone."""
         assert self._process is not None
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         self._gone()
 
     def restart(self) -> None:

@@ -68,6 +68,19 @@ def create_exclusive(name: str, dir_fd: int, mode: int = 0o600) -> int:
     return os.open(name, flags, mode, dir_fd=dir_fd)
 
 
+def open_as(uid: int | None, directory: str, name: str, flags: int) -> int:
+    """Open or make `name` in `directory` with user `uid`'s rights there, never through a link.
+
+    The way to the directory itself is the caller's. None: all with his.
+    """
+    dir_fd = open_directory(directory)
+    try:
+        with acting_as(uid):
+            return os.open(name, flags | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    finally:
+        os.close(dir_fd)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of `data`, however many calls it takes."""
     view = memoryview(data)

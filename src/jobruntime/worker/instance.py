@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from ..linux.files import acting_as, make_private_directory
+from ..linux.files import make_private_directory, open_as
 from ..linux.ownership import make_directory_of
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
@@ -197,8 +197,8 @@ def _take_lock(state_dir: str, server: Account | None) -> int:
     # would drop it (fcntl(2)): therefore the table of what this process holds.
     holder: int | None = os.getpid()
     if state_dir not in _held:
-        with acting_as(None if server is None else server.uid):
-            fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        uid = None if server is None else server.uid
+        fd = open_as(uid, state_dir, "lock", os.O_RDWR | os.O_CREAT)
         try:
             _lock_soon(fd)
             _held.add(state_dir)

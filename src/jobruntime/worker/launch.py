@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ..linux.files import acting_as
+from ..linux.files import open_as
 from ..linux.limits import DECIDING_FILES
 from .instance import Instance
 from .scope import launcher
@@ -67,10 +67,9 @@ def start_spawner(instance: Instance) -> tuple[int, int]:
 
 def _open_log(instance: Instance) -> int:
     # As the one whose directory it is: a link in its place leads nowhere that he could not write.
-    path = f"{instance.state_dir}/spawner.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with acting_as(None if instance.server is None else instance.server.uid):
-        return os.open(path, flags, 0o600)
+    uid = None if instance.server is None else instance.server.uid
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+    return open_as(uid, instance.state_dir, "spawner.log", flags)
 
 
 def _session() -> dict[str, str]:
