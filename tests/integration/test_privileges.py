@@ -338,7 +338,9 @@ from jobruntime.worker.prepared import take_over
 handed = take_over(int(sys.argv[1]))
 said = []
 for message in (
-    b'{"op":"shell"}', b'{"op":"spawner","arguments":["--peer-uid","0"],"command":"/bin/sh"}', b'{}',
+    b'{"op":"shell"}',
+    b'{"op":"spawner","arguments":["--peer-uid","0"],"command":"/bin/sh"}',
+    b'{}',
 ):
     handed.monitor.send(message)
     data, fds, _, _ = socket.recv_fds(handed.monitor, 4096, 4)
@@ -358,7 +360,8 @@ settings = Settings(state_dir=sys.argv[1], runtime_dir=sys.argv[1] + ".run", cgr
 instance = open_instance(settings)
 code = Monitor(instance, account).run(Program(
     command=[sys.executable, "-c", {script!r}], files=[],
-    places=[sys.executable, sys.prefix, sys.base_prefix, instance.state_dir, *filter(None, sys.path)],
+    places=[sys.executable, sys.prefix, sys.base_prefix, instance.state_dir,
+            *filter(None, sys.path)],
     words={{}}))
 sys.exit(code)
 """
@@ -489,3 +492,30 @@ def test_a_keeper_that_hangs_costs_its_own_jobs_usage_and_not_the_server(
         finally:
             os.kill(keeper, signal.SIGCONT)
         assert api.usage(job).wall_ns > 0
+
+
+def test_certificates_that_only_root_could_read_are_shown_to_the_server(
+    make_instance: MakeInstance,
+) -> None:
+    instance = make_instance(serve=False)
+    tls = instance.config.tls
+    for path in (tls.ca, tls.cert):
+        path.chmod(0o600)  # as under umask 077
+    instance.start()
+    gid = server_uid(instance)
+    for path in (tls.ca, tls.cert):
+        about = path.stat()
+        assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (0, gid, 0o640)
+    assert stat.S_IMODE(tls.key.stat().st_mode) == 0o600
+    assert stat.S_IMODE((instance.directory / "pki/ca.key").stat().st_mode) == 0o600
+
+
+def test_a_file_that_the_server_cannot_be_given_is_named(make_instance: MakeInstance) -> None:
+    instance = make_instance(serve=False)
+    key = instance.config.tls.key
+    os.chown(key, 12_345, 12_345)  # somebody else's: not root's to give away
+    done = jobd("serve", "--config", instance.config_path, home=instance.directory)
+    os.chown(key, 0, 0)
+    assert done.returncode == 1
+    assert str(key).encode() in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 
 
 def make_directory_of(path: str, uid: int, gid: int) -> None:
@@ -63,12 +65,28 @@ def give_key(path: str, uid: int) -> bool:
 
     What is no regular file, has several names or is somebody else's is left as it is.
     """
+    with _roots_file(path) as fd:
+        if fd is not None:
+            os.fchown(fd, uid, -1)
+    return fd is not None
+
+
+def let_read(path: str, gid: int) -> bool:
+    """Let the group read a file of root's that nobody else can; return whether that was done."""
+    with _roots_file(path) as fd:
+        if fd is None or os.fstat(fd).st_mode & 0o077:
+            return False
+        os.fchown(fd, -1, gid)
+        os.fchmod(fd, 0o640)
+        return True
+
+
+@contextlib.contextmanager
+def _roots_file(path: str) -> Iterator[int | None]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_uid != 0 or about.st_nlink != 1:
-            return False
-        os.fchown(fd, uid, -1)
-        return True
+        is_plain = stat.S_ISREG(about.st_mode) and about.st_nlink == 1
+        yield fd if is_plain and about.st_uid == 0 else None
     finally:
         os.close(fd)

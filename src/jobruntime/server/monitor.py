@@ -64,9 +64,8 @@ def run_server(config: Config, purpose: str) -> int:
 
 def _give_files(config: Config, account: Account) -> str:
     """Let the server read what [tls] names, the CA's key stays root's; return what was changed."""
-    top, tls = config.path.parent, config.tls
-    places = (config.state_dir, tls.ca, tls.cert, tls.key)
-    return "\n".join(give_files(str(top), [str(p) for p in places], str(tls.key), account))
+    tls, top = config.tls, str(config.path.parent)
+    return "\n".join(give_files(top, str(tls.key), [str(tls.ca), str(tls.cert)], account))
 
 
 def _give_again(config: Config, account: Account) -> None:

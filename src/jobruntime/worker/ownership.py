@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
 
 from ..linux import sockets
-from ..linux.ownership import give_key, give_tree, is_roots_own, let_pass
+from ..linux.ownership import give_key, give_tree, is_roots_own, let_pass, let_read
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS
 from .instance import instance_tag, lock_holder
@@ -67,22 +68,26 @@ def _living_keepers(directory: str) -> Iterator[str]:
         yield name
 
 
-def give_files(top: str, places: Iterable[str], key: str, account: Account) -> list[str]:
-    """Let the server's user get to `places` as far as they are below `top`, and read the key.
+def give_files(top: str, key: str, certificates: Iterable[str], account: Account) -> list[str]:
+    """Let the server's user read these files, and pass the directories to them below `top`.
 
-    Returns what was changed, in words.
+    Files that belong to somebody else than root are left as they are. Returns what was changed, in
+    words.
     """
+    files = [key, *certificates]
     changed = [
-        f"group {account.gid} (the server's) may pass {directory} now"
-        for place in places
-        for directory in _ways_below(top, place)
+        f"the server's group {account.gid} may pass {directory} now"
+        for file in files
+        for directory in _ways_below(top, file)
         if os.path.isdir(directory) and let_pass(directory, account.gid)
     ]
-    try:
-        if give_key(key, account.uid):
-            changed.append(f"{key} belongs to the server's uid {account.uid} now")
-    except OSError:
-        pass  # the server says what is wrong with it
+    # The key first: where it lies in one file with its certificate, it must stay one user's.
+    for file in files:
+        with contextlib.suppress(OSError):  # the server says what is wrong with it
+            if file == key and give_key(file, account.uid):
+                changed.append(f"{file} belongs to the server's uid {account.uid} now")
+            elif file != key and let_read(file, account.gid):
+                changed.append(f"the server's group {account.gid} may read {file} now")
     return changed
 
 
