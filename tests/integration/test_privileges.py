@@ -519,3 +519,23 @@ def test_a_file_that_the_server_cannot_be_given_is_named(make_instance: MakeInst
     assert done.returncode == 1
     assert str(key).encode() in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+def test_root_gives_away_nothing_where_the_server_could_have_put_a_link(
+    make_instance: MakeInstance, tmp_path: Path
+) -> None:
+    instance = make_instance()
+    secret = tmp_path / "roots"
+    secret.write_bytes(instance.config.tls.key.read_bytes())
+    secret.chmod(0o600)
+    link = instance.state_dir / "server.key"  # in a directory of the server's, who makes the link
+    link.symlink_to(secret)
+    text = instance.config_path.read_text()
+    instance.config_path.write_text(text.replace('"pki/server.key"', f'"{link}"'))
+    instance.terminate()
+
+    done = jobd("serve", "--config", instance.config_path, home=instance.directory)
+
+    assert done.returncode == 1
+    about = secret.stat()
+    assert (about.st_uid, about.st_gid, stat.S_IMODE(about.st_mode)) == (0, 0, 0o600)

@@ -46,7 +46,7 @@ def closed_ways(paths: Iterable[str], uid: int, gid: int) -> dict[str, set[str]]
     """Return the directories on the ways to `paths` that the user cannot pass, and what in them."""
     closed: dict[str, set[str]] = {}
     for path in paths:
-        for directory, name in _lookups(path):
+        for directory, name in lookups(path):
             if not may_pass(os.stat(directory), uid, gid):
                 closed.setdefault(directory, set()).add(name)
     return closed
@@ -59,6 +59,23 @@ def may_pass(about: os.stat_result, uid: int, gid: int) -> bool:
     if about.st_gid == gid:
         return bool(about.st_mode & stat.S_IXGRP)
     return bool(about.st_mode & stat.S_IXOTH)
+
+
+def is_roots_way(path: str) -> bool:
+    """Return whether root alone decides where `path` leads. Raises OSError where it leads nowhere.
+
+    In a directory that others can write to, as /tmp, what belongs to root must be safe by its
+    sticky bit.
+    """
+    for directory, name in lookups(path):
+        about = os.stat(directory)
+        if about.st_uid != 0:
+            return False
+        if about.st_mode & 0o022:
+            is_safe = about.st_mode & stat.S_ISVTX
+            if not is_safe or os.lstat(f"{directory}/{name}").st_uid != 0:
+                return False
+    return True
 
 
 def open_ways(closed: dict[str, set[str]]) -> None:
@@ -93,7 +110,7 @@ def _show(place: str, fd: int) -> None:
     mount(f"/proc/self/fd/{fd}", place, flags=MS_BIND | MS_REC)
 
 
-def _lookups(path: str) -> Iterator[tuple[str, str]]:
+def lookups(path: str) -> Iterator[tuple[str, str]]:
     """Yield each directory that the kernel looks into on its way to `path`, and for what name."""
     names = path.split("/")[::-1]
     directory, links = "/", 0

@@ -76,12 +76,13 @@ def _give_again(config: Config, account: Account) -> None:
 
 def _program(config: Config, instance: Instance, words: dict[str, str]) -> Program:
     tls = (config.tls.ca, config.tls.cert, config.tls.key)
+    needed = [] if words["purpose"] == END_JOBS else [str(path) for path in tls]
     code = [sys.prefix, sys.base_prefix, str(Path(__file__).parent), os.__file__]
     code += [path for path in sys.path if os.path.isdir(path)]
     return Program(
         # As a module, so that it finds all that this process would; not in any working directory.
         command=[sys.executable, "-P", "-s", "-m", _SERVER],
-        files=[sys.executable, __file__, os.__file__, *map(str, tls)],
+        files=[sys.executable, __file__, os.__file__, *needed],
         places=[*code, instance.state_dir, instance.runtime_dir, f"{config.path.parent}/x"],
         words=words | {"path": str(config.path), "config": _text_of(config)},
     )

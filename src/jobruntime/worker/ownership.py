@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from ..linux import sockets
+from ..linux.confine import is_roots_way
 from ..linux.ownership import give_key, give_tree, is_roots_own, let_pass, let_read
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS
@@ -71,10 +72,10 @@ def _living_keepers(directory: str) -> Iterator[str]:
 def give_files(top: str, key: str, certificates: Iterable[str], account: Account) -> list[str]:
     """Let the server's user read these files, and pass the directories to them below `top`.
 
-    Files that belong to somebody else than root are left as they are. Returns what was changed, in
-    words.
+    Files that belong to somebody else than root, or where somebody else could put links, are left
+    as they are. Returns what was changed, in words.
     """
-    files = [key, *certificates]
+    files = [file for file in (key, *certificates) if _is_roots_way(file)]
     changed = [
         f"the server's group {account.gid} may pass {directory} now"
         for file in files
@@ -89,6 +90,12 @@ def give_files(top: str, key: str, certificates: Iterable[str], account: Account
             elif file != key and let_read(file, account.gid):
                 changed.append(f"the server's group {account.gid} may read {file} now")
     return changed
+
+
+def _is_roots_way(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return is_roots_way(path)
+    return False
 
 
 def _ways_below(top: str, place: str) -> list[str]:
