@@ -508,6 +508,7 @@ class Instance:
         self._serve = serve
         self._process: subprocess.Popen[bytes] | None = None
         self._output: _ServerOutput | None = None
+        self._server_pid = 0
         self._clients: dict[str, Client] = {}
         self._init()
         if edit is not None:
@@ -588,9 +589,20 @@ class Instance:
 
     @property
     def pid(self) -> int:
-        """The gRPC process."""
+        """The gRPC process: as root a child of the one that was started."""
+        return self._server_pid
+
+    @property
+    def monitor_pid(self) -> int:
+        """The process that was started; without root it is the server itself."""
         assert self._process is not None
         return self._process.pid
+
+    @staticmethod
+    def _child_of(monitor: int) -> int | None:
+        path = Path(f"/proc/{monitor}/task/{monitor}/children")
+        children = [int(word) for word in path.read_text().split()]
+        return next((p for p in children if "jobruntime.server.child" in command_of(p)), None)
 
     @property
     def stderr(self) -> str:
@@ -617,6 +629,9 @@ class Instance:
         self._output = _ServerOutput(os.dup(self._process.stderr.fileno()), self.stderr_path)
         self._process.stderr.close()
         self.port = int(self._output.wait_for(r"serving on \S+:(\d+);")[1])
+        monitor = self.monitor_pid
+        self._server_pid = (self._child_of(monitor) or 0) if IS_ROOT else monitor
+        assert self._server_pid, "the server is gone"
 
     def stop(self, *, jobs: bool = False) -> None:
         """Run `jobd stop`: the server and its spawner end, with `jobs` every job before."""
@@ -634,7 +649,8 @@ class Instance:
     def kill(self) -> None:
         """SIGKILL the gRPC process alone."""
         assert self._process is not None
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         self._gone()
 
     def restart(self) -> None:

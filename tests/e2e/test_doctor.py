@@ -120,7 +120,7 @@ def test_a_running_server_its_jobs_and_its_places_are_left_alone(
     places = {instance.work_dir, instance.state_dir, instance.runtime_dir}
     names = {place: sorted(os.listdir(place)) for place in places}
     found = examine(scratch, "--config", instance.config_path)
-    assert str(instance.pid) in found["server"]["found"]
+    assert str(instance.monitor_pid) in found["server"]["found"]
     assert found["configured limits"]["level"] == "ok"
     assert instance.processes() | {instance.pid} == before
     assert {place: sorted(os.listdir(place)) for place in places} == names

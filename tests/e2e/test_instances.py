@@ -76,7 +76,7 @@ def assert_one_sentence(done: subprocess.CompletedProcess[bytes], *words: str) -
 
 def test_a_second_server_of_one_state_directory_is_refused(instance: Instance) -> None:
     job = instance.admin.start("sleep", "600")
-    pid = instance.pid
+    pid = instance.monitor_pid
 
     assert_one_sentence(serve(instance.config_path), "state", str(pid))
 

@@ -22,12 +22,14 @@ def make_ended(instance: Instance, template: str) -> None:
         (instance.jobs_dir / template / name).read_bytes() for name in ("spec.json", "outcome.json")
     )
     ids = [str(uuid.uuid4()) for _ in range(MANY)]
+    server = instance.state_dir.stat()
     for job in ids:
-        os.mkdir(instance.jobs_dir / job)
-        (instance.jobs_dir / job / "spec.json").write_bytes(
-            spec.replace(template.encode(), job.encode())
-        )
-        (instance.jobs_dir / job / "outcome.json").write_bytes(outcome)
+        directory = instance.jobs_dir / job
+        directory.mkdir()
+        (directory / "spec.json").write_bytes(spec.replace(template.encode(), job.encode()))
+        (directory / "outcome.json").write_bytes(outcome)
+        for path in (directory, *directory.iterdir()):
+            os.chown(path, server.st_uid, server.st_gid)
     with closing(sqlite3.connect(instance.state_dir / "catalogue.sqlite")) as db:
         db.executemany(
             "INSERT INTO jobs (id, owner, created_at_ns, ended, ended_at_ns, size_bytes)"

@@ -21,7 +21,7 @@ from jobruntime.model.isolation import Isolation, stricter
 from jobruntime.model.spec import JobSpec, encode_spec, parse_spec, same_request
 from jobruntime.rpc.convert import spec_of, start_request_of
 from jobruntime.server.config import read_config
-from jobruntime.server.serve import hidden_of
+from jobruntime.server.worker_settings import hidden_of
 
 WAYS = [None, *Isolation]
 

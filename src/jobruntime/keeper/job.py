@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ..linux.files import encode_json, parse_json, replace_json
+from ..linux.files import acting_as, encode_json, parse_json, replace_json
 from ..linux.libc import become_subreaper
 from ..linux.processes import has_execed
 from ..linux.signals import SIGCHLD, set_signal
@@ -32,7 +32,7 @@ from ..model.protocol import (
 from ..model.record import Progress, encode_progress
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
-from ..model.usage import Usage
+from ..model.usage import Usage, encode_usage
 from .assignment import Assignment
 from .capture import Capture, LogFullError
 from .isolation import View, ViewTracker
@@ -114,7 +114,10 @@ class Keeper:
         self._leader = 0
         self._pipes = {files.stdout: Stream.STDOUT, files.stderr: Stream.STDERR}
         policy = parse_log_policy(list(job.log))
-        segments = Segments(files.log, files.directory, policy, job.log_reserve_bytes)
+        self._server_uid = job.peer_uids[0]
+        segments = Segments(
+            files.log, files.directory, policy, job.log_reserve_bytes, self._server_uid
+        )
         self._capture = Capture(segments, policy)
         self._is_held = False
         self._tracker: Tracker = (
@@ -444,6 +447,8 @@ class Keeper:
                     self._resume()
                 case "update":
                     self._update(message)
+                case "usage":
+                    answer["usage"] = encode_usage(self._usage())
                 case _:
                     raise StepError(Failure(Step.ORDER, errno.EINVAL))
         except StepError as error:
@@ -459,7 +464,8 @@ class Keeper:
     def _write_status(self) -> None:
         record = encode_progress(self._progress)
         try:
-            replace_json(STATUS_FILE, record, self._job.files.directory, sync=False)
+            with acting_as(self._server_uid):
+                replace_json(STATUS_FILE, record, self._job.files.directory, sync=False)
         except OSError as error:  # a full disk must not end the job; jobd is told over the socket
             self._complain(f"its status: {error}")
 
@@ -485,6 +491,15 @@ class Keeper:
         except OSError as error:  # the end is told whatever the job has done to its group
             self._complain(f"what it leaves behind: {error}")
         self._publish("ended")
+
+    def _usage(self) -> Usage:
+        group = self._job.paths.cgroup
+        if self._outcome is not None or group is None:
+            raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
+        try:
+            return read_usage(group, time.monotonic_ns() - self._started_ns, ended=False)
+        except OSError as error:
+            raise StepError(Failure(Step.CGROUP, error.errno or errno.EIO, group)) from error
 
     def _receipt(self) -> Usage | None:
         wall_ns = time.monotonic_ns() - self._started_ns

@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import resource
+import stat
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,12 +76,29 @@ def checked_job_id(value: object) -> str:
     return value
 
 
+def check_reply(fd: int) -> None:
+    """Refuse a reply descriptor that is no socket: what is written to it is written by root.
+
+    Raises StepError.
+    """
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise StepError(Failure(Step.ORDER, errno.ENOTSOCK))
+
+
+def _check_directory(site: Site, fd: int) -> None:
+    # Files are made in it: it must be the server's own, not one that it can merely open.
+    about = os.fstat(fd)
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != site.peer_uid:
+        raise StepError(Failure(Step.ORDER, errno.EPERM))
+
+
 def read_order(site: Site, message: dict[str, object], directory: int, spec_fd: int) -> Order:
     """Return the order in `message`; raises StepError for one that this site does not allow.
 
     The spec comes in a sealed memfd, so that what was checked is what is run.
     """
     job_id = checked_job_id(message.get("id"))
+    _check_directory(site, directory)
     uid, gid = _checked_user(site, message.get("uid"), message.get("gid"))
     try:
         user, rlimits = _name(message.get("user")), _rlimits(message.get("rlimits"))

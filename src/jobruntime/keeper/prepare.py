@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from ..linux import sockets
-from ..linux.files import create_exclusive, encode_json, write_all
+from ..linux.files import acting_as, create_exclusive, encode_json, write_all
 from ..linux.limits import limit_writes
 from ..model.frames import BlockHeader, block_bytes_for, encode_block_header, segment_name
 from ..model.isolation import Isolation
@@ -93,11 +93,13 @@ def close_copies(job: Assignment) -> None:
 
 
 def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitStack) -> Files:
-    with _step(Step.RECORD):
+    # The directory is the server's: as it, so that it can read them, and no link leads further.
+    server = order.site.peer_uid
+    with _step(Step.RECORD), acting_as(server):
         outcome = OutcomeFile.reserve(order.directory)
         undo.callback(outcome.discard)
         status = _create(order, STATUS_FILE, undo)
-    with _step(Step.LOG):
+    with _step(Step.LOG), acting_as(server):
         log = _create(order, _FIRST_SEGMENT, undo)
         write_all(log, _first_header(order.spec.log))
     with _step(Step.HOME, order.site.work_dir):
@@ -106,12 +108,12 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
     group = (-1, -1, -1)
     if paths.cgroup is not None:
         with _step(Step.CGROUP, paths.cgroup):
-            group = _make_group(paths.cgroup, undo)
+            group = _make_group(paths.cgroup, order.uid, undo)
         writes = limit_writes(order.spec.limits, order.site.cgroup_files)
         apply_limits(paths.cgroup, lambda: writes)
     with _step(Step.CONTROL, order.site.runtime_dir):
         directory, name = os.path.split(paths.control)
-        control = sockets.listen(directory, name)
+        control = sockets.listen(directory, name, server)
         undo.callback(os.unlink, paths.control)
         undo.callback(control.close)
     with _step(Step.STDIO):
@@ -175,9 +177,13 @@ def _remove_home(home: str) -> None:
         os.rmdir(home)
 
 
-def _make_group(path: str, undo: contextlib.ExitStack) -> tuple[int, int, int]:
+def _make_group(path: str, gid: int | None, undo: contextlib.ExitStack) -> tuple[int, int, int]:
     os.mkdir(path, 0o755)
     undo.callback(CgroupTracker(path).remove)
+    if gid is not None:
+        # What the job looks up of its own limits there (a JVM does) is nobody else's business.
+        os.chown(path, -1, gid)
+        os.chmod(path, 0o750)  # noqa: S103 - for the job itself
     procs = os.open(f"{path}/cgroup.procs", os.O_WRONLY)
     undo.callback(os.close, procs)
     events = os.open(f"{path}/cgroup.events", os.O_RDONLY)

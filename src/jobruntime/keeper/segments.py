@@ -7,6 +7,7 @@ import errno
 import os
 from typing import Final
 
+from ..linux.files import acting_as, create_exclusive
 from ..model.frames import (
     BLOCK_HEADER,
     FRAME_HEADER,
@@ -34,8 +35,19 @@ class Segments:
     A write that finds no room raises OSError and leaves the log as it was.
     """
 
-    def __init__(self, first: int, directory: int, policy: LogPolicy, reserve_bytes: int) -> None:
-        """Go on in the open file `first`, which has the first block's header and nothing else."""
+    def __init__(
+        self,
+        first: int,
+        directory: int,
+        policy: LogPolicy,
+        reserve_bytes: int,
+        owner: int | None = None,
+    ) -> None:
+        """Go on in the open file `first`, which has the first block's header and nothing else.
+
+        Further files are made as user `owner`, whose directory it is.
+        """
+        self._owner = owner
         self._fd = first
         self._directory = directory
         self._reserve_bytes = reserve_bytes
@@ -122,10 +134,10 @@ class Segments:
 
     def _open_segment(self, index: int) -> None:
         name = segment_name(index)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with contextlib.suppress(FileNotFoundError):  # of a try that found no room
             os.unlink(name, dir_fd=self._directory)
-        fd = os.open(name, flags, 0o600, dir_fd=self._directory)
+        with acting_as(self._owner):
+            fd = create_exclusive(name, self._directory)
         os.close(self._fd)
         self._fd = fd
         self._segments.append(index)

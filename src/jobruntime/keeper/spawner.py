@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Final
 
 from .. import __version__
@@ -27,7 +28,7 @@ from ..linux.libc import reset_internal_signals, set_no_new_privileges
 from ..linux.privileges import clear_ambient_capabilities, forbid_inspection
 from ..linux.processes import set_process_name
 from ..model.protocol import SPAWNER_SOCKET, Failure, Step, StepError, greeting
-from .order import Site, checked_job_id, read_order
+from .order import Site, check_reply, checked_job_id, read_order
 from .prepare import close_copies, discard, prepare
 from .zygote import Zygote, tell, tell_failure
 
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     if site.cgroup_root is not None:
         cgroup.join(f"{site.cgroup_root}/supervisor")
     zygote = Zygote(site)
-    with sockets.listen(site.runtime_dir, SPAWNER_SOCKET) as listener:
+    with sockets.listen(site.runtime_dir, SPAWNER_SOCKET, site.peer_uid) as listener:
         _tell_ready()
         _Spawner(site, listener, zygote, greeting(__version__, argv)).serve()
         with contextlib.suppress(FileNotFoundError):
@@ -151,6 +152,7 @@ class _Spawner:
             client, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
+        # Its own user, too: `jobd stop` as root retires it.
         if sockets.peer_uid(client) not in (self._site.peer_uid, os.geteuid()):
             client.close()
             return
@@ -184,7 +186,9 @@ class _Spawner:
             case "start" if len(fds) == 3:
                 self._start(message, fds)
             case "sweep" if len(fds) == 1:
-                self._sweep(message, fds[0])
+                self._fork(self._zygote.sweep, message, fds[0])
+            case "remove" if len(fds) == 1:
+                self._fork(self._zygote.remove, message, fds[0])
             case "kill" if len(fds) == 1:
                 self._kill(message, fds[0])
             case op:
@@ -193,6 +197,7 @@ class _Spawner:
     def _start(self, message: dict[str, object], fds: list[int]) -> None:
         reply, directory, spec = fds
         try:
+            check_reply(reply)
             job = prepare(read_order(self._site, message, directory, spec), reply)
         except StepError as error:
             tell_failure(reply, error.failure)
@@ -206,6 +211,7 @@ class _Spawner:
 
     def _kill(self, message: dict[str, object], reply: int) -> None:
         try:
+            check_reply(reply)
             path = f"{self._site.cgroup_root}/jobs/{checked_job_id(message.get('id'))}"
             cgroup.kill(path)
             tell(reply, {"killed": True})
@@ -214,9 +220,13 @@ class _Spawner:
         except OSError as error:
             tell_failure(reply, Failure(Step.CGROUP, error.errno or 0))
 
-    def _sweep(self, message: dict[str, object], reply: int) -> None:
+    def _fork(
+        self, begin: Callable[[str, int], None], message: dict[str, object], reply: int
+    ) -> None:
+        """Have a process of its own do what may take long for a job."""
         try:
-            self._zygote.sweep(checked_job_id(message.get("id")), reply)
+            check_reply(reply)
+            begin(checked_job_id(message.get("id")), reply)
         except StepError as error:
             tell_failure(reply, error.failure)
         except OSError as error:

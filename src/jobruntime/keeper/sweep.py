@@ -1,10 +1,14 @@
-"""The end of a job whose keeper is gone: its processes killed, its group and socket removed."""
+"""The end of a job whose keeper is gone: its processes killed, its group and socket removed.
+
+And the end of its own directory, which is its owner's, so that only root may delete it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import select
 from typing import Final
 
 from ..linux import cgroup
@@ -31,6 +35,25 @@ def sweep(site: Site, job_id: str) -> None:
         os.unlink(f"{site.runtime_dir}/{KEEPER_SOCKETS}/{job_id}")
     with contextlib.suppress(OSError):  # absent, or not empty: then it stays with the record
         os.rmdir(f"{site.work_dir}/{job_id}")
+
+
+def remove_home(site: Site, job_id: str, reply: int) -> int:
+    """Delete the job's own directory; return how many bytes that freed.
+
+    Ends early where nobody waits at the other end of `reply` any more. Raises StepError.
+    """
+    # Here, in a process of its own: it brings modules that no keeper needs.
+    from ..linux.trees import InterruptedRemovalError, remove_tree
+
+    listener = select.poll()
+    listener.register(reply, 0)  # its hang-up is told without being asked for
+    path = f"{site.work_dir}/{job_id}"
+    try:
+        return remove_tree(path, lambda: not listener.poll(0))
+    except OSError as error:
+        raise StepError(Failure(Step.HOME, error.errno or errno.EIO, path)) from error
+    except InterruptedRemovalError as error:
+        raise StepError(Failure(Step.HOME, errno.EINTR, path)) from error
 
 
 def _kill_group(path: str) -> None:

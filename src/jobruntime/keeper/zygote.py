@@ -25,11 +25,12 @@ from .assignment import Assignment, decode_assignment, encode_assignment
 from .job import Keeper
 from .order import Site
 from .prepare import discard
-from .sweep import sweep
+from .sweep import remove_home, sweep
 
 _MAX_FDS: Final = 24
 _MAX_BYTES: Final = 64 * 1024
 _SWEEP: Final = b"sweep "
+_REMOVE: Final = b"remove "
 
 
 class Zygote:
@@ -61,6 +62,10 @@ class Zygote:
     def sweep(self, job_id: str, reply: int) -> None:
         """Have a process forked that ends what is left of a job and tells on `reply`."""
         self._send(_SWEEP + job_id.encode(), [reply])
+
+    def remove(self, job_id: str, reply: int) -> None:
+        """Have a process forked that deletes a job's own directory and tells on `reply`."""
+        self._send(_REMOVE + job_id.encode(), [reply])
 
     def _send(self, data: bytes, fds: list[int]) -> None:
         control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
@@ -116,6 +121,8 @@ def _become_keeper(site: Site, data: bytes, fds: list[int]) -> None:
     set_process_name("jobd-keeper")
     if data.startswith(_SWEEP):
         _sweep(site, data.removeprefix(_SWEEP).decode(), fds[0])
+    elif data.startswith(_REMOVE):
+        _remove(site, data.removeprefix(_REMOVE).decode(), fds[0])
     else:
         Keeper(decode_assignment(data, fds)).keep()
 
@@ -129,8 +136,15 @@ def _sweep(site: Site, job_id: str, reply: int) -> None:
     tell(reply, {"swept": True})
 
 
+def _remove(site: Site, job_id: str, reply: int) -> None:
+    try:
+        tell(reply, {"freed": remove_home(site, job_id, reply)})
+    except StepError as error:
+        tell_failure(reply, error.failure)
+
+
 def _refuse(data: bytes, fds: list[int], error: OSError) -> None:
-    if not data.startswith(_SWEEP):
+    if not data.startswith((_SWEEP, _REMOVE)):
         discard(decode_assignment(data, fds))
     tell_failure(fds[0], Failure(Step.FORK, error.errno or 0))
 

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 _MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 
 
-def make_private_directory(path: str, mode: int = 0o700) -> None:
+@contextlib.contextmanager
+def acting_as(uid: int | None) -> Iterator[None]:
+    """Have no more rights to files than user `uid`; None, or this process's own: as it is.
+
+    For root in a directory of somebody else's: whatever links he puts there lead nowhere that he
+    could not go himself, and what is made is his. Not for a process with threads.
+    """
+    own = os.geteuid()
+    if uid is None or uid == own:
+        yield
+        return
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def make_private_directory(path: str, mode: int = 0o700, *, gid: int = -1) -> None:
     """Make `path` (and missing parents) with `mode`; an existing one must be the caller's own.
+
+    Its group becomes `gid`, where one is given.
 
     Raises PermissionError where it belongs to somebody else, who could swap what is in it, and
     where it is open to others and has something in it: it may be anybody's, /srv or /run, say.
@@ -29,6 +51,8 @@ def make_private_directory(path: str, mode: int = 0o700) -> None:
         raise PermissionError(
             errno.EPERM, f"it is there with mode {found:04o}, open to others, and not empty", path
         )
+    if gid not in (-1, about.st_gid):
+        os.chown(path, -1, gid)
     if found != mode:
         os.chmod(path, mode)
 
@@ -42,6 +66,19 @@ def create_exclusive(name: str, dir_fd: int, mode: int = 0o600) -> int:
     """Create `name` for writing; raises FileExistsError where anything has that name already."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     return os.open(name, flags, mode, dir_fd=dir_fd)
+
+
+def open_as(uid: int | None, directory: str, name: str, flags: int) -> int:
+    """Open or make `name` in `directory` with user `uid`'s rights there, never through a link.
+
+    The way to the directory itself is the caller's. None: all with his.
+    """
+    dir_fd = open_directory(directory)
+    try:
+        with acting_as(uid):
+            return os.open(name, flags | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    finally:
+        os.close(dir_fd)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Final
@@ -10,6 +11,8 @@ from typing import Final
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -18,6 +21,12 @@ _STA_UNSYNC: Final = 0x0040
 _TIME_ERROR: Final = 5
 
 _FALLOC_FL_KEEP_SIZE: Final = 1
+_CLONE_NEWNS: Final = 0x0002_0000
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_SLAVE: Final = 0x8_0000
 
 _SYS_RT_SIGACTION: Final = {"x86_64": 13, "aarch64": 134, "riscv64": 134}
 
@@ -52,6 +61,44 @@ def become_subreaper() -> None:
 def set_no_new_privileges() -> None:
     """Forbid this process and what it execs to gain privileges by set-uid or capabilities."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_dumps() -> None:
+    """Let nobody but root look into this process: no core dump, no ptrace, no /proc of its own."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def drop_bounding_set() -> None:
+    """Give up every capability that an exec could bring back."""
+    capability = 0
+    while True:
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # the kernel has no further ones
+                return
+            raise
+        capability += 1
+
+
+def unshare_mounts() -> None:
+    """Give this process mounts of its own; what is mounted elsewhere later still shows here."""
+    _checked(_libc.unshare(ctypes.c_int(_CLONE_NEWNS)), "unshare")
+    mount("none", "/", flags=MS_REC | MS_SLAVE)
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """Mount `source` at `target` (mount(2)); raises OSError."""
+    _checked(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            kind.encode() or None,
+            ctypes.c_ulong(flags),
+            options.encode() or None,
+        ),
+        f"mount at {target}",
+    )
 
 
 def set_parent_death_signal(signo: int) -> None:

@@ -14,8 +14,11 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 _MAX_FDS: Final = 8
 
 
-def listen(directory: str, name: str) -> socket.socket:
-    """Return a non-blocking listening socket at `directory`/`name`, replacing a stale one."""
+def listen(directory: str, name: str, owner: int | None = None) -> socket.socket:
+    """Return a non-blocking listening socket at `directory`/`name`, replacing a stale one.
+
+    It becomes user `owner`'s, who alone can connect then (unix(7): that takes the right to write).
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     dir_fd = open_directory(directory)
     try:
@@ -24,6 +27,8 @@ def listen(directory: str, name: str) -> socket.socket:
         except FileNotFoundError:
             pass
         sock.bind(_short(dir_fd, name))
+        if owner is not None and owner != os.geteuid():
+            os.chown(name, owner, -1, dir_fd=dir_fd, follow_symlinks=False)
         sock.listen(128)
         sock.setblocking(False)
     except BaseException:
@@ -38,7 +43,8 @@ def connect(directory: str, name: str) -> socket.socket:
     """Return a socket connected to `directory`/`name`; raises OSError if nobody answers."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        dir_fd = open_directory(directory)
+        # Only to name it: not everybody who may connect may also list what is there.
+        dir_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             sock.connect(_short(dir_fd, name))
         finally:

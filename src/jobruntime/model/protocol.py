@@ -4,6 +4,7 @@
                                                              fds: reply socket, job directory, spec
                        {"op": "sweep", "id"}                 fds: reply socket
                        {"op": "kill", "id"}                  fds: reply socket
+                       {"op": "remove", "id"}                fds: reply socket; the job's home
                        {"op": "retire"}
     spawner -> jobd    {"hello": greeting, "pid"}            first, on every connection
     keeper -> jobd     {"started": progress} | {"failed": failure}, then {"progress": progress} ...,
@@ -11,7 +12,11 @@
     jobd -> keeper     {"op": "stop", "by", "signo", "grace_ms"}   null: the spec's own
                        {"op": "pause" | "resume", "seq"}
                        {"op": "update", "limits", "io": order of I/O rates, "seq"}
-    keeper -> jobd     {"answer": seq, "progress"} or {"answer": seq, "failed": failure}
+                       {"op": "usage", "seq"}
+    keeper -> jobd     {"answer": seq, "progress"} or {"answer": seq, "failed": failure}; to "usage"
+                       also "usage", as model/usage.py encodes it
+    jobd -> monitor    {"op": "spawner"}                     where root started jobd: monitor.py
+    monitor -> jobd    {"started": pid}                      fd: its stdout; or {"failed": why}
 
 A keeper outlives the jobd that started it and may meet a newer one, so its messages only ever
 grow: nothing is renamed or given another meaning. The spawner is replaced instead.

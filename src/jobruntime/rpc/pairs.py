@@ -20,27 +20,33 @@ _CERTIFICATE_MODE: Final = 0o644
 def replace_pair(cert_path: Path, key_path: Path, certificate: bytes, key: bytes) -> None:
     """Replace both, whether they are there or not; links are followed. Raises OSError.
 
-    One file for both stays one. When this returns, both are on the disk.
+    Where root replaces a key of somebody else's, the new one is his, too. One file for both stays
+    one. When this returns, both are on the disk.
     """
     cert_path, key_path = (Path(os.path.realpath(path)) for path in (cert_path, key_path))
     if cert_path == key_path:
-        replace_file(cert_path, certificate + key, _KEY_MODE)
+        replace_file(cert_path, certificate + key, _KEY_MODE, like=key_path)
         return
     pending = key_path.with_name(f"{key_path.name}{PENDING_SUFFIX}")
-    replace_file(pending, key, _KEY_MODE)
+    replace_file(pending, key, _KEY_MODE, like=key_path)
     replace_file(cert_path, certificate, _CERTIFICATE_MODE)
     pending.replace(key_path)
     _sync_directory(key_path.parent)
 
 
-def replace_file(path: Path, data: bytes, mode: int) -> None:
-    """Replace a file as a whole, and bring it to the disk; raises OSError."""
+def replace_file(path: Path, data: bytes, mode: int, *, like: Path | None = None) -> None:
+    """Replace a file as a whole, and bring it to the disk; raises OSError.
+
+    Root gives it the owner of `like`, where that exists.
+    """
     partial = path.with_name(f".{secrets.token_hex(16)}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(partial, flags, _KEY_MODE), "wb") as file:
             file.write(data)
             file.flush()
+            if like is not None and os.geteuid() == 0 and like.exists():
+                os.fchown(file.fileno(), like.stat().st_uid, like.stat().st_gid)
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         partial.replace(path)

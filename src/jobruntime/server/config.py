@@ -33,6 +33,9 @@ _UID_SLOTS: Final = 4094
 _MAX_UID: Final = 0xFFFF_FFFD
 _RESERVED_UIDS: Final = (65_534, 65_535)  # nobody, and -1 for 16-bit programs
 _FIRST_REGULAR_UID: Final = 1000
+# 0x7FFF0000 to 0x7FFFFFFE: behind systemd's foreign images, and used by nobody either.
+_SERVER_UID_BASE: Final = 0x7FFF_0000
+_SERVER_UID_SLOTS: Final = 0xFFFF
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,5}")
@@ -69,7 +72,8 @@ class Config:
     """An instance as its operator described it. All paths are absolute.
 
     `runtime_dir` None leaves the choice to the worker. Owners' uids are `uid_first` and the
-    `uid_count - 1` after it. `cgroup_root` is a path, or what to do without one.
+    `uid_count - 1` after it. `cgroup_root` is a path, or what to do without one. `user` is the
+    account as which root has the server run; None: a uid of the instance's own.
     """
 
     path: Path
@@ -77,6 +81,7 @@ class Config:
     state_dir: Path
     runtime_dir: Path | None
     work_dir: Path
+    user: str | None
     tls: TlsFiles
     default_grace_ms: int
     uid_first: int
@@ -131,6 +136,7 @@ def parse_config(data: bytes, path: Path) -> Config:
         state_dir=state_dir,
         runtime_dir=runtime_dir,
         work_dir=top.path("work_dir", "work"),
+        user=top.text("user", "") if top.has("user") else None,
         tls=_tls_files(tls),
         default_grace_ms=_grace_ms(jobs),
         uid_first=uid_first,
@@ -172,6 +178,15 @@ def uid_first_of(state_dir: str | os.PathLike[str]) -> int:
     Always the same for a directory; two directories share a range with a chance of 1 in 4,094.
     """
     return _UID_BASE + _stable_hash(state_dir) % _UID_SLOTS * DEFAULT_UID_COUNT
+
+
+def server_uid_of(state_dir: str | os.PathLike[str]) -> int:
+    """Return the uid as which the server of this state directory runs where root starts it.
+
+    No owner ever gets it, and no account is needed; two directories share one with a chance of
+    1 in 65,535.
+    """
+    return _SERVER_UID_BASE + _stable_hash(state_dir) % _SERVER_UID_SLOTS
 
 
 def instance_tag(state_dir: str | os.PathLike[str]) -> str:

@@ -23,6 +23,9 @@ work_dir = {toml_string(str(work_dir))}
 
 # Who may do what, and within which bounds. Without this key: the built-in table (docs/policy.md).
 policy = "policy.toml"
+# As root: the account as which the server itself runs. Without it: a number of this instance's
+# own that needs no account. Change it only while no job runs, and give state_dir and the key to it.
+# user = "jobd"
 
 [tls]
 ca = "pki/ca.crt"

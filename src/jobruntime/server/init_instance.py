@@ -299,7 +299,7 @@ def _make_directories(directory: Path) -> Path:
     is_root, reachable = os.geteuid() == 0, all(map(_is_traversable, directory.parents))
     mode = 0o711 if is_root and reachable else PRIVATE_DIRECTORY
     make_directory(directory, mode, forbidden=0o022)
-    make_directory(directory / "pki")
+    make_directory(directory / "pki", forbidden=0o027)  # root lets the server's group look into it
     make_directory(directory / "pki/clients")
     # As root each owner's jobs run under a uid of their own and must get to their directory.
     if not is_root or (reachable and _is_traversable(directory)):

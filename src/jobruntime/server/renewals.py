@@ -9,7 +9,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,9 @@ from typing import Final
 
 from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.rpc.renewal import MAX_CSR_BYTES
+from jobruntime.worker.prepared import Prepared
+
+from .signing import MOST_REQUEST_BYTES, signer_command, spawn_signer
 
 _logger = logging.getLogger(__name__)
 _DEADLINE_S: Final = 30.0
@@ -91,38 +93,31 @@ class Renewals:
 
 def spawning(config: Path) -> Launch:
     """Return what starts the signer as this server's own user."""
-    # -I: neither the environment nor the working directory can change what is run.
-    command = [sys.executable, "-I", "-m", "jobruntime.server.signer", str(config)]
-    return lambda request: asyncio.to_thread(_spawn, command, request)
+    return lambda request: asyncio.to_thread(_spawn, signer_command(config), request)
+
+
+def asking(prepared: Prepared) -> Launch:
+    """Return what has the monitor start the signer, which alone may read the CA's key."""
+
+    async def launch(request: bytes) -> bytes:
+        if len(request) > MOST_REQUEST_BYTES:
+            raise ValueError("the request is too large")
+        answer = await prepared.ask({"op": "renew", "request": request.decode()})
+        try:
+            return await asyncio.to_thread(_read_all, answer, time.monotonic() + _DEADLINE_S)
+        finally:
+            os.close(answer)
+
+    return launch
 
 
 def _spawn(command: list[str], request: bytes) -> bytes:
-    # posix_spawn and not fork: this process has gRPC's threads (grpc issue 22624).
-    stdin = os.memfd_create("jobruntime-renewal", os.MFD_CLOEXEC)
-    answer, answer_end = os.pipe2(os.O_CLOEXEC)
+    pid, answer = spawn_signer(command, request)
     try:
-        os.write(stdin, request)
-        os.lseek(stdin, 0, os.SEEK_SET)
-        try:
-            pid = os.posix_spawn(
-                command[0],
-                command,
-                {"PATH": os.defpath, "LANG": "C.UTF-8"},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, stdin, 0),
-                    (os.POSIX_SPAWN_DUP2, answer_end, 1),
-                ],
-                setsigmask=(),
-            )
-        finally:
-            os.close(answer_end)
-        try:
-            return _read_all(answer, time.monotonic() + _DEADLINE_S)
-        finally:
-            os.kill(pid, signal.SIGKILL)  # it has answered, or its time is over; not reaped yet
-            os.waitpid(pid, 0)
+        return _read_all(answer, time.monotonic() + _DEADLINE_S)
     finally:
-        os.close(stdin)
+        os.kill(pid, signal.SIGKILL)  # it has answered, or its time is over; not reaped yet
+        os.waitpid(pid, 0)
         os.close(answer)
 
 

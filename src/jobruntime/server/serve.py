@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 from functools import partial
 from typing import Final
 
@@ -19,78 +18,46 @@ from jobruntime.model.errors import JobError, Reason
 from jobruntime.rpc.gen import service_pb2_grpc
 from jobruntime.rpc.memory import keep_large_blocks
 from jobruntime.rpc.tls import SERVER_OPTIONS, grpc
-from jobruntime.worker import LocalWorker, Settings
+from jobruntime.worker import LocalWorker
+from jobruntime.worker.prepared import Prepared
 
 from .access import AccessInterceptor
 from .admissions import Admissions
 from .audit import AuditLog, open_audit
 from .config import Config, read_config
 from .followers import Followers
+from .monitor import configure_logging
 from .notify import notify
 from .policies import Policies
 from .programs import Programs
 from .reload import Reloads
-from .renewals import Renewals
+from .renewals import Renewals, asking
 from .search import compile_search
 from .service import JobService
 from .trust import Trust
 from .trust_watch import kept_fresh, reload_trust
+from .worker_settings import settings_of
 
 _logger = logging.getLogger("jobd")
 
 _CALLS_GRACE_S: Final = 1.0
-_SHARED: Final = ("/etc/ssl", "/etc/pki", "/usr", "/etc/ca-certificates")
 STOP_WITH_JOBS: Final = signal.SIGUSR2
 """Sent by `jobd stop --jobs`: end every job, then the server."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; return the exit code. Raises JobError."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    configure_logging()
     asyncio.run(serve(read_config(args.config)))
     return 0
 
 
-def settings_of(config: Config) -> Settings:
-    """Return what the worker is told of `config`."""
-    return Settings(
-        state_dir=str(config.state_dir),
-        runtime_dir=None if config.runtime_dir is None else str(config.runtime_dir),
-        work_dir=str(config.work_dir),
-        cgroup_root=str(config.cgroup_root),
-        uid_first=config.uid_first if os.geteuid() == 0 else None,
-        uid_count=config.uid_count,
-        accounts=config.users.accounts,
-        rlimits=config.users.rlimits,
-        default_limits=config.default_limits,
-        ceiling=config.ceiling,
-        all_limits=config.all_limits,
-        default_log=config.logs.default,
-        log_ceiling_bytes=config.logs.ceiling_bytes,
-        log_reserve_bytes=config.logs.reserve_bytes,
-        log_reserve_percent=config.logs.reserve_percent,
-        retention=config.retention,
-        hidden=hidden_of(config),
-    )
+async def serve(config: Config, prepared: Prepared | None = None) -> None:
+    """Serve one instance until SIGTERM or SIGINT; its jobs go on.
 
+    SIGHUP reads certificates and the policy anew.
 
-def hidden_of(config: Config) -> tuple[str, ...]:
-    """Return what isolated jobs shall not see of the configuration: directories, or single files.
-
-    A directory that may be anybody's (/etc, or one of the system's certificates) stays in sight.
-    """
-    found = set()
-    for file in (config.path, config.tls.key, config.tls.cert, config.tls.ca):
-        directory = os.path.dirname(os.path.realpath(file))
-        shared = directory.count("/") < 2 or directory.startswith(_SHARED)
-        found.add(os.path.realpath(file) if shared else directory)
-    return tuple(sorted(found))
-
-
-async def serve(config: Config) -> None:
-    """Serve one instance until SIGTERM or SIGINT; its jobs go on. SIGHUP reads the policy anew.
+    `prepared` is the instance where root has made it for this process.
 
     Raises JobError: CONFIG_INVALID, INSTANCE_IN_USE, SPAWNER_UNAVAILABLE.
     """
@@ -104,14 +71,14 @@ async def serve(config: Config) -> None:
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     loop.add_signal_handler(signal.SIGHUP, reloads.request)
-    async with LocalWorker(settings_of(config), compile_search) as worker:
+    async with LocalWorker(settings_of(config), compile_search, prepared) as worker:
         reloads.add("certificates and revocation lists", partial(reload_trust, trust))
         reloads.add("the policy", partial(policies.reload, worker))
         await policies.warn(worker)
         try:
             async with open_audit(config.audit) as audit, reloads.running():
                 with kept_fresh(trust):
-                    await _serve_worker(config, trust, worker, policies, requests, audit)
+                    await _serve_worker(config, trust, worker, policies, requests, audit, prepared)
         finally:
             await worker.retire()
 
@@ -123,6 +90,7 @@ async def _serve_worker(
     policies: Policies,
     requests: asyncio.Queue[int],
     audit: AuditLog,
+    prepared: Prepared | None,
 ) -> None:
     server = grpc.aio.server(
         interceptors=[AccessInterceptor(lambda: policies.current, trust, audit)],
@@ -130,11 +98,13 @@ async def _serve_worker(
     )
     followers = Followers(config.logs.followers_per_user)
     admissions = Admissions(Programs(for_others=bool(worker.instance.uids)))
-    renewals = Renewals(config.path)
+    renewals = Renewals(config.path, None if prepared is None else asking(prepared))
     service = JobService(worker, config.default_grace_ms, followers, admissions, renewals)
     service_pb2_grpc.add_JobServiceServicer_to_server(service, server)
     port = _bind(server, config, trust.serve())
     await server.start()
+    for note in () if prepared is None else prepared.notes:
+        _logger.info("%s", note)
     _announce(config, port, worker)
     notify("READY=1")
     if await requests.get() == STOP_WITH_JOBS:
@@ -172,7 +142,7 @@ def _check_address(config: Config) -> None:
     except OSError as error:
         remedies = {
             errno.EADDRINUSE: "stop what listens there",
-            errno.EACCES: "run it as root, which ports below 1024 need",
+            errno.EACCES: "let users have such a port (sysctl net.ipv4.ip_unprivileged_port_start)",
             errno.EADDRNOTAVAIL: "give this host's network that address",
         }
         remedy = remedies.get(error.errno or 0, "")

@@ -8,26 +8,47 @@ import os
 import select
 import signal
 import sys
+from dataclasses import replace
 
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.model.protocol import KEEPER_SOCKETS
-from jobruntime.worker import LocalWorker
+from jobruntime.worker import LocalWorker, Settings
 from jobruntime.worker.instance import lock_holder, open_instance, remove_places
+from jobruntime.worker.ownership import belongs_to_root
 from jobruntime.worker.spawner import Spawner
 
+from .account import server_account
+from .child import end_all_jobs
 from .config import Config, read_config
-from .serve import STOP_WITH_JOBS, settings_of
+from .monitor import END_JOBS, run_server
+from .serve import STOP_WITH_JOBS
+from .worker_settings import settings_of
 
 
 def run(args: argparse.Namespace) -> int:
     """End the instance of `args.config`; return the exit code. Raises JobError."""
     config = read_config(args.config)
     stopped = _stop_server(config, with_jobs=args.jobs)
+    if stopped:  # a server whose monitor was killed ends by itself, a moment later
+        _stop_server(config, with_jobs=args.jobs)
     if not stopped:
         print("jobd: no server was running", file=sys.stderr)
     # What a killed server left is ended as well; where it ended by itself, nothing is found.
-    asyncio.run(_end_jobs(config) if args.jobs else _retire_spawner(config))
+    settings = _settings(config)
+    if not args.jobs:
+        asyncio.run(_retire_spawner(settings))
+    elif settings.server is not None:
+        return run_server(config, END_JOBS)  # root does not work in another user's directory
+    else:
+        asyncio.run(_end_jobs(settings))
     return 0
+
+
+def _settings(config: Config) -> Settings:
+    settings = settings_of(config)
+    if os.geteuid() != 0 or belongs_to_root(settings.state_dir):  # as earlier versions made it
+        return settings
+    return replace(settings, server=server_account(config))
 
 
 def _stop_server(config: Config, *, with_jobs: bool) -> bool:
@@ -63,8 +84,8 @@ def _wait_end(pidfd: int, pid: int, *, with_jobs: bool) -> None:
         print(f"jobd: waiting for {what} (process {pid}) to end", file=sys.stderr)
 
 
-async def _retire_spawner(config: Config) -> None:
-    instance = open_instance(settings_of(config))
+async def _retire_spawner(settings: Settings) -> None:
+    instance = open_instance(settings)
     try:
         await Spawner(instance).retire()
         if not os.listdir(f"{instance.runtime_dir}/{KEEPER_SOCKETS}"):
@@ -73,9 +94,6 @@ async def _retire_spawner(config: Config) -> None:
         instance.close()
 
 
-async def _end_jobs(config: Config) -> None:
-    async with LocalWorker(settings_of(config)) as worker:
-        if worker.running:
-            print(f"jobd: stopping {len(worker.running)} jobs", file=sys.stderr)
-        await worker.stop_all(by="jobd stop")
-        await worker.retire()
+async def _end_jobs(settings: Settings) -> None:
+    async with LocalWorker(settings) as worker:
+        await end_all_jobs(worker)

@@ -8,6 +8,8 @@
 It needs no gRPC, and nothing but the standard library.
 """
 
+from typing import TYPE_CHECKING
+
 from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason
 from ..model.isolation import Isolation
@@ -20,11 +22,13 @@ from ..model.spec import JobSpec
 from ..model.state import Exited, Lost, Outcome, Signaled, State
 from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
-from .engine import LocalWorker
-from .log_filter import LineSearch
 from .operator_limits import resolve_limits
 from .policy import Plan
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .engine import LocalWorker
+    from .log_filter import LineSearch
 
 __all__ = [
     "NO_TERMS",
@@ -56,3 +60,16 @@ __all__ = [
     "Worker",
     "resolve_limits",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # On demand: the privileged monitor needs neither asyncio nor what else the engine is made of.
+    if name == "LocalWorker":
+        from .engine import LocalWorker
+
+        return LocalWorker
+    if name == "LineSearch":
+        from .log_filter import LineSearch
+
+        return LineSearch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,9 +34,10 @@ from .log_reader import Position
 from .log_streams import LogStreams
 from .logs import Found
 from .lookup import Lookup, found_job, not_found
-from .operator_limits import check_cpus, resolve_settings
+from .operator_limits import NO_DISKS, check_cpus, resolve_settings
 from .owners import Owners
 from .policy import LimitPolicy, Plan
+from .prepared import Prepared
 from .quotas import Quotas
 from .recovery import Settled, recoverable_ids, settle
 from .removal import Remover
@@ -47,7 +48,7 @@ from .sharing import Sharing, while_shared
 from .spawner import Spawner
 from .start_errors import change_error
 from .starter import Starter
-from .stats import usage_now
+from .stats import usage_now, usage_of_keeper
 from .store import JobRecord, status_of
 from .tail import TailHub
 from .threads import Threads
@@ -73,13 +74,18 @@ class LocalWorker(Worker):
     """
 
     def __init__(
-        self, settings: Settings, compile_search: Callable[[str], LineSearch] | None = None
+        self,
+        settings: Settings,
+        compile_search: Callable[[str], LineSearch] | None = None,
+        prepared: Prepared | None = None,
     ) -> None:
         """Take the settings; nothing happens before the context is entered.
 
         `compile_search` makes of a pattern what finds a log's lines; it raises JobError
-        (INVALID_ARGUMENT). Without it no log can be searched.
+        (INVALID_ARGUMENT). Without it no log can be searched. `prepared` is an instance that root
+        has made for this process, and holds for it.
         """
+        self._prepared = prepared
         self._settings = settings
         self._compile_search = compile_search
         self._live: dict[str, LiveJob] = {}
@@ -95,13 +101,14 @@ class LocalWorker(Worker):
         Raises JobError: INSTANCE_IN_USE, CONFIG_INVALID, SPAWNER_UNAVAILABLE.
         """
         async with contextlib.AsyncExitStack() as stack:
-            self._instance: Instance = open_instance(self._settings)
-            stack.callback(self._instance.close)
+            self._instance: Instance = self._open_instance(stack)
             tree = self._instance.tree
-            settings = resolve_settings(self._settings)
+            disks = NO_DISKS if self._prepared is None else self._prepared.disks
+            settings = resolve_settings(self._settings, disks)
             self._policy = LimitPolicy(settings, tree.offer)
             self._policy.check()
-            limit_all_jobs(tree, settings.all_limits)
+            if self._prepared is None:
+                limit_all_jobs(tree, settings.all_limits)
             check_cpus(settings, None if tree.root is None else tree.jobs)
             self._threads = stack.enter_context(Threads())
             self._owners = Owners(self._instance.state_dir, self._instance.uids)
@@ -115,7 +122,8 @@ class LocalWorker(Worker):
             stack.callback(self._tail.close)
             jobs_dir = self._instance.jobs_dir
             self._logs = LogStreams(jobs_dir, self._tail, self._compile_search)
-            self._spawner = Spawner(self._instance)
+            start = None if self._prepared is None else self._prepared.start_spawner
+            self._spawner = Spawner(self._instance, start)
             stack.callback(self._spawner.close)
             self._users = Users(self._owners, self._instance.accounts)
             self._starter = Starter(
@@ -126,7 +134,8 @@ class LocalWorker(Worker):
             places = (self._instance, self._threads, self._catalogue)
             self._lookup = Lookup(*places, self._live, starting)
             self._sharing = Sharing(*places, self._live)
-            self._remover = Remover(*places)
+            by_spawner = self._starter.remove_home if self._instance.is_prepared else None
+            self._remover = Remover(*places, by_spawner)
             self._retention = RetentionLoop(self._settings.retention, *places, self._remover)
             stack.push_async_callback(self._let_go)
             await self._spawner.ensure()
@@ -135,6 +144,13 @@ class LocalWorker(Worker):
             self._run_task(self._retention.run())
             self._resources = stack.pop_all()
         return self
+
+    def _open_instance(self, stack: contextlib.AsyncExitStack) -> Instance:
+        if self._prepared is not None:
+            return self._prepared.instance
+        instance = open_instance(self._settings)
+        stack.callback(instance.close)
+        return instance
 
     async def __aexit__(
         self,
@@ -167,7 +183,7 @@ class LocalWorker(Worker):
     async def retire(self) -> None:
         """End the spawner and, where no job is left, remove what the instance had outside."""
         await self._spawner.retire()
-        if not self._live:
+        if not self._live and not self._instance.is_prepared:
             await self._threads.in_files(lambda: remove_places(self._instance))
 
     async def stop_all(self, *, by: str) -> None:
@@ -505,12 +521,10 @@ class LocalWorker(Worker):
     async def stats(self, job: str, *, owner: str | None = None) -> tuple[Usage, JobStatus]:
         """See Worker.stats."""
         job_id = await self._lookup.resolve(job, owner, Verb.STATS)
-        tree = self._instance.tree
-        group = None if tree.root is None else f"{tree.jobs}/{job_id}"
         for _ in range(_STATS_TRIES):
             status = status_of(*await self._lookup.look_up(job_id))
             try:
-                return await self._threads.in_files(partial(usage_now, group, status)), status
+                return await self._usage(job_id, status), status
             except FileNotFoundError:
                 # It has ended, and its keeper is about to say so.
                 if live := self._live.get(job_id):
@@ -520,6 +534,15 @@ class LocalWorker(Worker):
             f"cannot tell what job {job_id} uses: its cgroup is gone, and its end is not known",
             "try again in a moment",
         )
+
+    async def _usage(self, job_id: str, status: JobStatus) -> Usage:
+        tree = self._instance.tree
+        group = None if tree.root is None else f"{tree.jobs}/{job_id}"
+        live = self._live.get(job_id)
+        if self._instance.is_prepared and group and live and not live.ended.done():
+            await live.is_reachable(_REACH_S)
+            return await usage_of_keeper(live, _REACH_S)  # the group is root's and the job's alone
+        return await self._threads.in_files(partial(usage_now, group, status))
 
     async def logs(
         self, job: str, query: LogQuery = WHOLE_LOG, *, owner: str | None = None

@@ -8,19 +8,22 @@ import hashlib
 import os
 import stat
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from ..linux.files import make_private_directory
+from ..linux.files import make_private_directory, open_as
+from ..linux.ownership import make_directory_of
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS, SPAWNER_SOCKET
-from .settings import Settings
+from .settings import Account, Settings
 from .tree import Tree, open_tree
 from .uids import check_free, find_accounts
 
 _MOST_RESERVE_BYTES: Final = 1 << 30
+_ORPHAN_S: Final = 5.0
 _held: set[str] = set()
 """State directories that this process serves."""
 _FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux (fcntl(2))
@@ -44,6 +47,13 @@ class Instance:
     """It was not configured, so it goes when nothing is in it any more."""
     accounts: Mapping[str, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
     """Uid and gid of the accounts that jobs may be given beside `uids`."""
+    server: Account | None = None
+    """Who works in the state directory, where that is not the one who made the instance."""
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether root made it for this process, which has no privileges itself."""
+        return self.server is not None and os.geteuid() != 0
 
     @property
     def cgroup_root(self) -> str | None:
@@ -73,18 +83,21 @@ def open_instance(settings: Settings) -> Instance:
     directory can't be used.
     """
     state_dir = os.path.realpath(settings.state_dir)
-    uids = _uids(settings)
+    uids, server = _uids(settings), settings.server
     check_free(uids)
     accounts = find_accounts(settings.accounts if uids else (), uids)
     try:
-        make_private_directory(state_dir)
-        make_private_directory(f"{state_dir}/jobs")
-        make_private_directory(f"{state_dir}/removed")
-        lock = _take_lock(state_dir)
+        if server is None:
+            make_private_directory(state_dir)
+            make_inner_directories(state_dir)
+        else:
+            _check_apart(settings, state_dir)
+            make_directory_of(state_dir, server.uid, server.gid)
+        lock = _take_lock(state_dir, server)
     except OSError as error:
         raise _unusable("state directory", state_dir, error) from error
     try:
-        return Instance(
+        instance = Instance(
             state_dir=state_dir,
             runtime_dir=_make_runtime_dir(settings, state_dir),
             work_dir=_make_work_dir(settings, state_dir, uids),
@@ -95,10 +108,40 @@ def open_instance(settings: Settings) -> Instance:
             hidden=(state_dir, *settings.hidden),
             owns_runtime_dir=settings.runtime_dir is None,
             accounts=accounts,
+            server=server,
         )
+        _show_groups(instance)
+        return instance
     except BaseException:
         _release(state_dir, lock)
         raise
+
+
+def make_inner_directories(state_dir: str) -> None:
+    """Make what the one who works in the state directory needs there; raises OSError."""
+    make_private_directory(f"{state_dir}/jobs")
+    make_private_directory(f"{state_dir}/removed")
+
+
+def _show_groups(instance: Instance) -> None:
+    # A job finds its own group by name; the names of the others only the server may list.
+    if instance.uids and instance.cgroup_root is not None:
+        if instance.server is not None:
+            os.chown(instance.tree.jobs, -1, instance.server.gid)
+        os.chmod(instance.tree.jobs, 0o751)  # noqa: S103 - see above
+
+
+def _check_apart(settings: Settings, state_dir: str) -> None:
+    # What root makes must not lie where somebody else could put links in its way.
+    for name in ("runtime_dir", "work_dir"):
+        path = os.path.realpath(getattr(settings, name) or "/")
+        if os.path.commonpath([path, state_dir]) == state_dir:
+            raise JobError(
+                Reason.CONFIG_INVALID,
+                f"cannot use {path}: as root, {name} must not be inside the state directory, which "
+                "is the unprivileged server's own",
+                f"set {name} to a directory elsewhere",
+            )
 
 
 def _reserve_bytes(settings: Settings, state_dir: str) -> int:
@@ -132,11 +175,26 @@ def lock_holder(state_dir: str) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        # The monitor's part first: it stands for the server, too, until both have ended.
+        return _holder_of(fd, 0, 1) or _holder_of(fd, 0, 0)
     finally:
         os.close(fd)
+
+
+def _holder_of(fd: int, start: int, length: int) -> int | None:
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def share_lock(lock: int) -> None:
+    """Leave all but the first byte of the lock to the server, which takes it by `join_lock`."""
+    fcntl.lockf(lock, fcntl.LOCK_UN, 0, 1)
+
+
+def join_lock(lock: int) -> None:
+    """Hold the server's part of the lock, which ends with this process; raises OSError."""
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 1)
 
 
 def _release(state_dir: str, lock: int) -> None:
@@ -144,15 +202,16 @@ def _release(state_dir: str, lock: int) -> None:
     os.close(lock)
 
 
-def _take_lock(state_dir: str) -> int:
+def _take_lock(state_dir: str, server: Account | None) -> int:
     # A POSIX lock: it ends with this process, no child inherits it, the kernel names its holder. It
     # does not keep out a second worker of this process, and closing any descriptor of the file here
     # would drop it (fcntl(2)): therefore the table of what this process holds.
     holder: int | None = os.getpid()
     if state_dir not in _held:
-        fd = os.open(f"{state_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        uid = None if server is None else server.uid
+        fd = open_as(uid, state_dir, "lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_soon(fd)
             _held.add(state_dir)
             return fd
         except (BlockingIOError, PermissionError):
@@ -165,6 +224,19 @@ def _take_lock(state_dir: str) -> int:
     )
 
 
+def _lock_soon(fd: int) -> None:
+    deadline = time.monotonic() + _ORPHAN_S
+    while True:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):
+            # A server whose monitor was killed has SIGKILL pending, and is gone in a moment.
+            if _holder_of(fd, 0, 1) is not None or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
 def _uids(settings: Settings) -> range:
     if os.geteuid() != 0 or settings.uid_first is None:
         return range(0)
@@ -174,6 +246,8 @@ def _uids(settings: Settings) -> range:
 def _make_runtime_dir(settings: Settings, state_dir: str) -> str:
     tag = instance_tag(state_dir)
     path = settings.runtime_dir
+    # The sockets in it are the server's, the directory is not: it cannot put others in their place.
+    mode, gid = (0o700, -1) if settings.server is None else (0o710, settings.server.gid)
     try:
         if path is None and os.geteuid() == 0:
             make_private_directory("/run/jobd", 0o711)
@@ -182,8 +256,8 @@ def _make_runtime_dir(settings: Settings, state_dir: str) -> str:
             # Not XDG_RUNTIME_DIR: another login has another one, or none, and logging out removes
             # it, while the jobs go on.
             path = f"{state_dir}/run"
-        make_private_directory(path)
-        make_private_directory(f"{path}/{KEEPER_SOCKETS}")
+        make_private_directory(path, mode, gid=gid)
+        make_private_directory(f"{path}/{KEEPER_SOCKETS}", mode, gid=gid)
     except OSError as error:
         raise _unusable("runtime directory", path or "", error) from error
     return path
@@ -240,6 +314,17 @@ def remove_places(instance: Instance) -> None:
         if instance.owns_runtime_dir:
             os.rmdir(runtime)
     instance.tree.remove()
+
+
+def remove_unused_places(instance: Instance) -> None:
+    """Remove them where no job and no spawner is left."""
+    runtime = instance.runtime_dir
+    with contextlib.suppress(FileNotFoundError, BlockingIOError, PermissionError):
+        if os.listdir(f"{runtime}/{KEEPER_SOCKETS}"):
+            return
+        with open(f"{runtime}/spawner.lock", "rb+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_places(instance)
 
 
 def _unusable(what: str, path: str, error: OSError) -> JobError:

@@ -130,8 +130,10 @@ class LiveJob:
             "look at the job's status in a moment; to repeat the call does no harm",
         )
 
-    async def ask(self, message: dict[str, object], timeout_s: float) -> None:
+    async def ask(self, message: dict[str, object], timeout_s: float) -> dict[str, object]:
         """Have the keeper do `message`; when this returns, it has, and `status` tells it.
+
+        Returns the keeper's answer.
 
         Raises JobError (KEEPER_UNREACHABLE), or ChangeFailedError where the keeper could not.
         """
@@ -147,7 +149,7 @@ class LiveJob:
         if answer.done():
             if isinstance(failed := answer.result().get("failed"), dict):
                 raise ChangeFailedError(parse_failure(failed))
-            return
+            return answer.result()
         if not self.ended.done():
             raise self._unknown(str(message["op"]), timeout_s)
         raise ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))

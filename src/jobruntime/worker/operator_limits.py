@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
 
 from ..linux.block import DeviceError
 from ..linux.limits import read_file, resolve_rates
 from ..model.errors import JobError, Reason
+from ..model.io_rates import devices_of
 from ..model.limits import IO_RATES, IoLimit, Limits
 from ..model.quantities import format_cpuset, parse_cpuset
 from .settings import Settings
 
+NO_DISKS: Final[Mapping[str, str]] = MappingProxyType({})
 
-def resolve_settings(settings: Settings) -> Settings:
+
+def resolve_settings(settings: Settings, known: Mapping[str, str] = NO_DISKS) -> Settings:
     """Return `settings` with the disk of every path in the operator's limits.
 
     The paths are opened as whoever calls this may, and never again: a job's own user need not see
-    them. What has its disk already stays as it is, so a process with more rights may do this before
-    a worker does. Raises JobError (CONFIG_INVALID) that names the key.
+    them. Those that are `known` a process with more rights has looked up before. Raises JobError
+    (CONFIG_INVALID) that names the key.
     """
     return replace(
         settings,
-        default_limits=resolve_limits(settings.default_limits, "limits.default"),
-        ceiling=resolve_limits(settings.ceiling, "limits.ceiling"),
-        all_limits=resolve_limits(settings.all_limits, "limits.all"),
+        default_limits=resolve_limits(settings.default_limits, "limits.default", known=known),
+        ceiling=resolve_limits(settings.ceiling, "limits.ceiling", known=known),
+        all_limits=resolve_limits(settings.all_limits, "limits.all", known=known),
     )
 
 
-def resolve_limits(limits: Limits, table: str, file: str = "the configuration") -> Limits:
+def disks_of(settings: Settings) -> dict[str, str]:
+    """Return the disk of each path in resolved settings."""
+    tables = (settings.default_limits, settings.ceiling, settings.all_limits)
+    return devices_of(rate for limits in tables for rate in limits.io)
+
+
+def resolve_limits(
+    limits: Limits,
+    table: str,
+    file: str = "the configuration",
+    known: Mapping[str, str] = NO_DISKS,
+) -> Limits:
     """Return `limits` with the disk of every path, as whoever calls this may reach it.
 
     Raises JobError (CONFIG_INVALID) that names the key in `table` of `file`.
@@ -35,7 +52,7 @@ def resolve_limits(limits: Limits, table: str, file: str = "the configuration") 
     rates: list[IoLimit] = []
     for rate in limits.io:
         try:
-            rates += resolve_rates([rate])
+            rates += resolve_rates([rate], known=known)
         except DeviceError as error:
             key = next(name for name in IO_RATES if getattr(rate, name) is not None)
             raise _bad_key(

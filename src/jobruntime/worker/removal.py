@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ..linux.trees import InterruptedRemovalError, remove_tree
@@ -30,7 +31,15 @@ _logger = logging.getLogger(__name__)
 class Remover:
     """Removes jobs of one instance; each removal goes on to its end whoever waits for it."""
 
-    def __init__(self, instance: Instance, threads: Threads, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        threads: Threads,
+        catalogue: Catalogue,
+        by_spawner: Callable[[str], Awaitable[int]] | None = None,
+    ) -> None:
+        """`by_spawner` removes a job's own directory where this process has no right to."""
+        self._by_spawner = by_spawner
         self._instance = instance
         self._threads = threads
         self._catalogue = catalogue
@@ -40,6 +49,9 @@ class Remover:
     def close(self) -> None:
         """End soon; what is not deleted then, the next server deletes."""
         self._is_closed = True
+        if self._by_spawner is not None:
+            for removal in self._removals:
+                removal.cancel()
 
     async def remove(self, job_id: str) -> int | None:
         """Remove a job that has ended; return how many bytes that freed. None: it is gone already.
@@ -55,7 +67,7 @@ class Remover:
         # Both at once in the one thread of the catalogue: no look-up comes between.
         if not await self._threads.in_index(lambda: self._forget(job_id)):
             return None
-        return await self._threads.in_removal(lambda: self._delete(job_id))
+        return await self._delete(job_id)
 
     def _forget(self, job_id: str) -> bool:
         try:
@@ -79,15 +91,19 @@ class Remover:
     def _removed(self, job_id: str) -> str:
         return f"{self._instance.removed_dir}/{job_id}"
 
-    def _delete(self, job_id: str) -> int:
+    async def _delete(self, job_id: str) -> int:
+        removed, in_removal = self._removed(job_id), self._threads.in_removal
         freed = 0
         try:
-            freed += _unlink_all(self._removed(job_id))
-            freed += remove_home(self._instance, job_id, self)
-            os.rmdir(self._removed(job_id))
+            freed += await in_removal(lambda: _unlink_all(removed))
+            if self._by_spawner is not None:
+                freed += await self._by_spawner(job_id)
+            else:
+                freed += await in_removal(lambda: remove_home(self._instance, job_id, self))
+            await in_removal(lambda: os.rmdir(removed))
         except InterruptedRemovalError:
             pass
-        except OSError as error:
+        except (OSError, JobError) as error:
             _logger.error(
                 "cannot delete all of job %s: %s; the next start tries it again", job_id, error
             )
@@ -102,7 +118,7 @@ class Remover:
         """Delete what earlier servers have left of jobs that were removed."""
         for job_id in await self._threads.in_files(lambda: os.listdir(self._instance.removed_dir)):
             _logger.info("deleting what was left of job %s, which was removed", job_id)
-            await self._threads.in_removal(lambda job_id=job_id: self._delete(job_id))  # type: ignore[misc] # mypy sees no default
+            await self._delete(job_id)
 
     async def prune(
         self, owner: str | None, ended_before_ms: int | None, keep: int, *, dry_run: bool

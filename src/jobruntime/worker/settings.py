@@ -11,6 +11,14 @@ from ..model.rlimits import DEFAULT_RLIMITS, Rlimits
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Whom a process runs as, without any further group."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Where one instance keeps its jobs, and as whom they run.
 
@@ -34,6 +42,9 @@ class Settings:
     only where it is named here."""
     rlimits: Rlimits = field(default_factory=lambda: DEFAULT_RLIMITS)
     """Resource limits of every job; what a grant says comes before them."""
+    server: Account | None = None
+    """Who works in the state directory, which is his, where root prepares the instance for a
+    process without privileges; None: the worker's own process."""
     default_limits: Limits = NO_LIMITS
     """For what a job's own limits do not say."""
     ceiling: Limits = NO_LIMITS

@@ -6,19 +6,16 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from .. import __version__
 from ..linux import sockets
-from ..linux.limits import DECIDING_FILES
 from ..model.errors import JobError, Reason
 from ..model.protocol import SPAWNER_SOCKET, greeting
 from .instance import Instance
-from .scope import launcher
+from .launch import spawner_arguments, start_spawner
 
-_ENTRY: Final = str(Path(__file__).parent.parent / "keeper" / "__main__.py")
 _READY_S: Final = 20.0
 _ATTEMPTS: Final = 3
 
@@ -26,14 +23,17 @@ _ATTEMPTS: Final = 3
 class Spawner:
     """The connection to this instance's spawner; makes one whenever there is none."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(
+        self, instance: Instance, start: Callable[[], Awaitable[int]] | None = None
+    ) -> None:
+        """`start` starts one as `start_spawner` does, where this process must not do it itself."""
         self._instance = instance
+        self._start = start or self._start_own
         self._socket: socket.socket | None = None
         self._lock = asyncio.Lock()
         self._sending = asyncio.Lock()
         self._pid = 0
-        self._arguments = _arguments(instance)
-        self._greeting = greeting(__version__, self._arguments)
+        self._greeting = greeting(__version__, spawner_arguments(instance))
 
     async def ensure(self) -> None:
         """Connect to the spawner, starting or replacing it where needed.
@@ -116,65 +116,18 @@ class Spawner:
         return sock
 
     async def _launch(self) -> None:
-        # posix_spawn and not fork: this process may have gRPC's threads (grpc issue 22624).
-        ready, ready_end = os.pipe2(os.O_CLOEXEC)
+        ready = await self._start()
         try:
-            # By path and isolated: neither site-packages nor the environment can change it.
-            command = [sys.executable, "-I", "-S", _ENTRY, *self._arguments]
-            if self._instance.tree.scope is not None:
-                command = [*launcher(), *command]
-            pid = os.posix_spawnp(  # noqa: ASYNC221 - returns once the child runs, in 1 ms
-                command[0],
-                command,
-                {"PATH": os.defpath, "LANG": "C.UTF-8"} | _session(),
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-                    (os.POSIX_SPAWN_DUP2, ready_end, 1),
-                    (
-                        os.POSIX_SPAWN_OPEN,
-                        2,
-                        f"{self._instance.state_dir}/spawner.log",
-                        os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                        0o600,
-                    ),
-                ],
-                setsid=True,
-                setsigmask=(),
-            )
-        finally:
-            os.close(ready_end)
-        try:
-            _reap_when_done(pid)
             await asyncio.wait_for(wait_readable(ready), _READY_S)
             if not os.read(ready, 16):
                 raise ConnectionError("it ended at its start")
         finally:
             os.close(ready)
 
-
-def _session() -> dict[str, str]:
-    # How systemd-run finds the user's systemd; jobs get an environment of their own.
-    names = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def _arguments(instance: Instance) -> list[str]:
-    arguments = ["--runtime-dir", instance.runtime_dir, "--work-dir", instance.work_dir]
-    arguments += ["--peer-uid", str(os.geteuid())]
-    arguments += ["--log-reserve-bytes", str(instance.reserve_bytes // 2)]
-    if instance.cgroup_root is not None:
-        arguments += ["--cgroup-root", instance.cgroup_root]
-        files = sorted(instance.tree.offer.files & DECIDING_FILES)
-        arguments += ["--cgroup-files", ",".join(files)]
-    if instance.uids:
-        arguments += ["--uid-first", str(instance.uids.start)]
-        arguments += ["--uid-count", str(len(instance.uids))]
-    if instance.accounts:
-        pairs = sorted(f"{uid}:{gid}" for uid, gid in instance.accounts.values())
-        arguments += ["--accounts", ",".join(pairs)]
-    for path in instance.hidden:
-        arguments += ["--hide", path]
-    return arguments
+    async def _start_own(self) -> int:
+        pid, ready = start_spawner(self._instance)  # returns once the child runs, in 1 ms
+        _reap_when_done(pid)
+        return ready
 
 
 def _reap_when_done(pid: int) -> None:

@@ -224,6 +224,20 @@ class Starter:
             failed = answer.get("failed")
             raise sweep_error(parse_failure(failed) if isinstance(failed, dict) else None, job_id)
 
+    async def remove_home(self, job_id: str) -> int:
+        """Have a job's own directory deleted, which is its owner's; return what that freed, bytes.
+
+        Raises OSError where something of it stays, and JobError (SPAWNER_UNAVAILABLE).
+        """
+        home = f"{self._instance.work_dir}/{job_id}"
+        if not await self._threads.in_removal(lambda: os.path.lexists(home)):
+            return 0
+        answer = await self._ask({"op": "remove", "id": job_id})
+        if isinstance(failed := answer.get("failed"), dict):
+            failure = parse_failure(failed)
+            raise OSError(failure.errno, os.strerror(failure.errno), failure.path)
+        return int(str(answer.get("freed", 0)))
+
 
 async def _receive(sock: socket.socket) -> dict[str, object]:
     """Return the next message; raises ConnectionError where the peer ended without one."""

@@ -7,7 +7,8 @@ import time
 from ..linux.usage import read_usage
 from ..model.state import State
 from ..model.status import JobStatus
-from ..model.usage import Usage
+from ..model.usage import Usage, parse_usage
+from .live import ChangeFailedError, LiveJob
 
 
 def usage_now(group: str | None, status: JobStatus) -> Usage:
@@ -25,6 +26,18 @@ def usage_now(group: str | None, status: JobStatus) -> Usage:
     if usage.cpu_us is None:  # every group of version 2 counts that
         raise FileNotFoundError(group)
     return usage
+
+
+async def usage_of_keeper(live: LiveJob, timeout_s: float) -> Usage:
+    """Return what the job has used so far, as its keeper reads it.
+
+    Raises FileNotFoundError where it ends at this very moment, and JobError (KEEPER_UNREACHABLE).
+    """
+    try:
+        answer = await live.ask({"op": "usage"}, timeout_s)
+    except ChangeFailedError as error:
+        raise FileNotFoundError(live.record.job_id) from error
+    return parse_usage(answer.get("usage"))
 
 
 def _wall_ns(status: JobStatus) -> int:

@@ -14,7 +14,7 @@ from typing import Final
 
 from jobruntime.model.errors import JobError
 from jobruntime.server.config import DEFAULT_UID_COUNT, Config, read_config, uid_first_of
-from jobruntime.server.serve import settings_of
+from jobruntime.server.worker_settings import settings_of
 from jobruntime.worker import Settings
 from jobruntime.worker.host import disk_of, existing
 from jobruntime.worker.trial import Trial, open_trial

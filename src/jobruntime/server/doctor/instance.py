@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import pwd
@@ -16,11 +17,12 @@ from jobruntime.model.errors import JobError
 from jobruntime.model.limits import NO_LIMITS
 from jobruntime.model.quantities import format_size
 from jobruntime.server import pki
+from jobruntime.server.account import server_account
 from jobruntime.server.config import Config
 from jobruntime.server.expiry import is_ending
 from jobruntime.server.issued import server_names
-from jobruntime.server.serve import settings_of
 from jobruntime.server.trust import is_issued_by, read_authorities
+from jobruntime.server.worker_settings import settings_of
 from jobruntime.worker.host import (
     FileSystem,
     disk_of,
@@ -57,6 +59,7 @@ def check_instance(config: Config) -> Iterator[Check]:
     yield from _check_certificates(config)
     if os.geteuid() == 0:
         yield _check_uids(config)
+        yield _check_server_user(config)
 
 
 def check_limits(config: Config, trial: Trial) -> Check:
@@ -78,11 +81,12 @@ def _check_server(config: Config) -> Check:
     state_dir = str(config.state_dir)
     try:
         owner = os.stat(state_dir).st_uid
-        if owner != os.geteuid():
+        if owner not in _fitting_owners(config):
             return failed(
                 "server",
                 f"its state belongs to user {owner}, and this runs as user {os.geteuid()}",
-                f"run this as the server's user: sudo -u '#{owner}' jobd doctor ...",
+                f"run this as the server's user: sudo -u '#{owner}' jobd doctor ...; or, as root, "
+                "name its account with `user`",
             )
         pid = lock_holder(state_dir)
     except FileNotFoundError:
@@ -92,6 +96,14 @@ def _check_server(config: Config) -> Check:
     if pid is None:
         return good("server", "none is running")
     return good("server", f"process {pid} is serving; it and its jobs are left alone", pid=pid)
+
+
+def _fitting_owners(config: Config) -> set[int]:
+    if os.geteuid() != 0:
+        return {os.geteuid()}
+    with contextlib.suppress(JobError):  # told of by itself
+        return {0, server_account(config).uid}  # root's: it is given away at the next start
+    return {0}
 
 
 # ---------------------------------------------------------------- directories
@@ -261,3 +273,14 @@ def _check_uids(config: Config) -> Check:
     except JobError as error:
         return failed_with("uids", error)
     return good("uids", f"{text}, one for each owner; no user of this host has one")
+
+
+def _check_server_user(config: Config) -> Check:
+    try:
+        account = server_account(config)
+    except JobError as error:
+        return failed_with("server's user", error)
+    if unmapped_uid(range(account.uid, account.uid + 1)) is not None:
+        text = f"this user namespace does not have uid {account.uid}"
+        return failed("server's user", text, "make an account, and name it with `user`")
+    return good("server's user", f"uid {account.uid}, without privileges", uid=account.uid)

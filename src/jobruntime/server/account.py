@@ -1,0 +1,59 @@
+"""As whom root has the server run."""
+
+from __future__ import annotations
+
+import pwd
+
+from jobruntime.model.errors import JobError, Reason
+from jobruntime.worker.ownership import give_files
+from jobruntime.worker.settings import Account
+
+from .config import Config, server_uid_of
+
+
+def server_account(config: Config) -> Account:
+    """Return the account of a server that root starts; raises JobError (CONFIG_INVALID)."""
+    account = _derived(config) if config.user is None else _named(config, config.user)
+    owners = range(config.uid_first, config.uid_first + config.uid_count)
+    if account.uid == 0 or account.gid == 0:
+        raise _unusable(config, "it is root, or in root's group", "name an account of its own")
+    if account.uid in owners or account.gid in owners:
+        raise _unusable(
+            config, "its uid or gid may be a job's", "name another, or change jobs.uid_first"
+        )
+    return account
+
+
+def give_server_files(config: Config, account: Account) -> list[str]:
+    """Let the server read what [tls] and `policy` name; the CA's key stays root's.
+
+    Returns what was changed, in words.
+    """
+    tls = config.tls
+    readable = [str(path) for path in (tls.ca, tls.cert, tls.crl, config.policy) if path]
+    return give_files(str(config.path.parent), str(tls.key), readable, account)
+
+
+def _derived(config: Config) -> Account:
+    uid = server_uid_of(config.state_dir)
+    try:
+        taken = pwd.getpwuid(uid)
+    except KeyError:
+        return Account(uid, uid)
+    raise _unusable(config, f"{uid} is the account {taken.pw_name}", "name an account with `user`")
+
+
+def _named(config: Config, name: str) -> Account:
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        raise _unusable(
+            config, f"there is no account {name!r}", f"make it (useradd --system {name})"
+        ) from None
+    return Account(found.pw_uid, found.pw_gid)
+
+
+def _unusable(config: Config, cause: str, remedy: str) -> JobError:
+    return JobError(
+        Reason.CONFIG_INVALID, f"cannot run the server of {config.path} as `user`: {cause}", remedy
+    )
