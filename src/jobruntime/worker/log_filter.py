@@ -122,6 +122,29 @@ class Match:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Whole lines of one frame, where they begin, and the frame's place if that is wanted."""
+
+    chunk: Chunk
+    first: int
+    place: Position | None
+
+
+class _Places:
+    """The places before the frames of a batch, worked out only as far as they are asked for."""
+
+    def __init__(self, begin: Position, placed: tuple[Placed, ...]) -> None:
+        self._place, self._placed, self._number = begin, placed, 0
+
+    def before(self, number: int) -> Position:
+        """Return the place before a frame; the numbers asked for never fall."""
+        for item in self._placed[self._number : number]:
+            self._place = Position(item.end, self._place.totals.plus(item.entry))
+        self._number = number
+        return self._place
+
+
 class LineFilter:
     """Puts lines together and keeps those that match."""
 
@@ -140,6 +163,8 @@ class LineFilter:
         self._done: dict[Stream, int] = {}
         """The byte of each stream up to which all lines have been looked at."""
         self._matches: deque[Match] = deque(maxlen=remembered)
+        self._whole: list[_Whole] = []
+        """Lines that have not been searched yet: many small frames are searched as one."""
 
     @property
     def matches(self) -> tuple[Match, ...]:
@@ -178,18 +203,20 @@ class LineFilter:
         self, begin: Position, placed: tuple[Placed, ...], streams: frozenset[Stream]
     ) -> list[Entry]:
         found: list[Entry] = []
-        place = begin
-        for (stream, first, entry), item in zip(_located(begin, placed), placed, strict=True):
+        places = _Places(begin, placed)
+        lasts: dict[Stream, tuple[int, Entry]] = {}
+        for number, (stream, first, entry) in enumerate(_located(begin, placed)):
+            lasts[stream] = (first, entry)
             rest = _cut(entry, begin.given(stream) - first) if stream in streams else None
             if isinstance(rest, Gap):
-                found += [*self._end(stream), rest]
+                found += [*self._end(stream), *self._search_whole(), rest]
                 self._wanted_rest.pop(stream, None)
             elif rest is not None:
                 skipped = len(entry.data) - len(rest.data) if isinstance(entry, Chunk) else 0
-                found += self._take_chunk(place, first + skipped, rest)
+                found += self._take_chunk(places, number, first + skipped, rest)
+        for stream, (first, entry) in lasts.items():
             self._done[stream] = self._begin_of_open(stream, first, entry)
-            place = Position(item.end, place.totals.plus(entry))
-        return found
+        return [*found, *self._search_whole()]
 
     def _begin_of_open(self, stream: Stream, first: int, entry: Entry) -> int:
         line = self._open.get(stream)
@@ -197,7 +224,7 @@ class LineFilter:
             return line.begin
         return first + (len(entry.data) if isinstance(entry, Chunk) else entry.lost_bytes)
 
-    def _take_chunk(self, place: Position, first: int, chunk: Chunk) -> list[Entry]:
+    def _take_chunk(self, places: _Places, number: int, first: int, chunk: Chunk) -> list[Entry]:
         stream, data = chunk.stream, chunk.data
         found: list[Entry] = []
         if stream in self._passing:
@@ -209,7 +236,7 @@ class LineFilter:
         if stream in self._wanted_rest:
             length = data.find(b"\n") + 1 or len(data)
             if self._wanted_rest[stream]:
-                found.append(replace(chunk, data=data[:length]))
+                found += [*self._search_whole(), replace(chunk, data=data[:length])]
             if data.endswith(b"\n", 0, length):
                 del self._wanted_rest[stream]
             data, first = data[length:], first + length
@@ -222,10 +249,12 @@ class LineFilter:
             found += self._judge_long(stream)
         whole = data.rfind(b"\n") + 1
         if whole:
-            found += self._matching(Chunk(stream, chunk.time_ns, data[:whole]), place, first)
+            lines = chunk if whole == len(chunk.data) else replace(chunk, data=data[:whole])
+            place = places.before(number) if self._matches.maxlen else None
+            self._whole.append(_Whole(lines, first, place))
         if rest := data[whole:]:
-            line = _Open(place, first + whole, chunk.time_ns, bytearray(rest))
-            self._open[stream] = line
+            place = places.before(number)
+            self._open[stream] = _Open(place, first + whole, chunk.time_ns, bytearray(rest))
         return found
 
     def _judge_long(self, stream: Stream) -> list[Entry]:
@@ -240,15 +269,39 @@ class LineFilter:
         line = self._open.pop(stream, None)
         if line is None:
             return []
-        chunk = Chunk(stream, line.time_ns, bytes(line.data))
-        return self._matching(chunk, line.position, line.begin)
-
-    def _matching(self, chunk: Chunk, place: Position, first: int) -> list[Entry]:
-        spans = self._search(chunk.data)
-        if self._matches.maxlen:
-            self._matches += (
-                Match(place, chunk.stream, first + begin, first + end) for begin, end in spans
-            )
-        if not spans:
+        whole = _Whole(Chunk(stream, line.time_ns, bytes(line.data)), line.begin, line.position)
+        if line.data.endswith(b"\n"):
+            self._whole.append(whole)
             return []
-        return [replace(chunk, data=b"".join(chunk.data[begin:end] for begin, end in spans))]
+        found = self._search_whole()
+        self._whole.append(whole)
+        return [*found, *self._search_whole()]
+
+    def _search_whole(self) -> list[Entry]:
+        """Search the lines that wait for it, all at once, and return those that match."""
+        if not self._whole:
+            return []
+        waiting, self._whole = self._whole, []
+        spans = deque(self._search(b"".join([whole.chunk.data for whole in waiting])))
+        found: list[Entry] = []
+        at = 0
+        for whole in waiting:
+            if not spans:
+                break
+            data = whole.chunk.data
+            own = []
+            while spans and spans[0][0] < at + len(data):
+                begin, end = spans.popleft()
+                own.append((begin - at, end - at))
+            at += len(data)
+            if own:
+                self._remember(whole, own)
+                lines = b"".join([data[begin:end] for begin, end in own])
+                found.append(whole.chunk if lines == data else replace(whole.chunk, data=lines))
+        return found
+
+    def _remember(self, whole: _Whole, spans: list[tuple[int, int]]) -> None:
+        if not self._matches.maxlen or whole.place is None:
+            return
+        stream, first, place = whole.chunk.stream, whole.first, whole.place
+        self._matches += (Match(place, stream, first + begin, first + end) for begin, end in spans)
