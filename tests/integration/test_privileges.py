@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from jobruntime.model.frames import segment_name
+from jobruntime.model.io_rates import NO_IO, encode_io_order
 from jobruntime.model.spec import JobSpec, encode_spec
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.tls import grpc
@@ -195,7 +196,9 @@ def give_order(
 ) -> dict[str, object]:
     """Give the spawner an order as the server does; return its answer."""
     spec = os.memfd_create("spec", os.MFD_ALLOW_SEALING)
-    os.write(spec, json.dumps(encode_spec(JobSpec(argv=argv))).encode())
+    os.write(
+        spec, json.dumps(encode_spec(JobSpec(argv=argv)) | {"io": encode_io_order(NO_IO)}).encode()
+    )
     fcntl.fcntl(spec, fcntl.F_ADD_SEALS, 15)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(10)
@@ -212,7 +215,7 @@ def give_order(
 
 
 def start_order(uid: object, job_id: str = JOB_ID) -> dict[str, object]:
-    return {"op": "start", "id": job_id, "uid": uid}
+    return {"op": "start", "id": job_id, "uid": uid, "gid": uid, "user": "x", "rlimits": []}
 
 
 @pytest.fixture
