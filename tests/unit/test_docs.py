@@ -114,3 +114,17 @@ def test_the_log_format_tells_version_and_limit_of_the_code() -> None:
 def test_every_link_to_a_file_of_the_project_leads_to_one(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+SECURITY = (ROOT / "docs/security.md").read_text()
+
+
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    named = re.findall(r"`(tests/[a-z0-9_/]+\.py)::(test_\w+)`", SECURITY)
+    assert len(named) > 50
+    assert SECURITY.count("::") == len(named)
+    for file, name in named:
+        text = (ROOT / file).read_text()
+        assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), (file, name)
+        skipped = re.search(rf"@pytest\.mark\.(skip|long)\b[^\n]*\n(?:@[^\n]*\n)*def {name}\(", text)
+        assert not skipped, (file, name)
