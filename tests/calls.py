@@ -42,6 +42,7 @@ class Answer:
             message=self.message.replace(word, mark),
             trailers=blot(self.trailers),
             initial=blot(self.initial),
+            responses=tuple(str(response).replace(word, mark) for response in self.responses),
         )
 
 
@@ -62,6 +63,8 @@ def ask(stub: JobServiceStub, request: Message, *, deadline_s: float = DEADLINE_
             return _answer(lambda: stub.Pause.with_call(request, timeout=deadline_s))
         case pb.ResumeRequest():
             return _answer(lambda: stub.Resume.with_call(request, timeout=deadline_s))
+        case pb.CanIRequest():
+            return _answer(lambda: stub.CanI.with_call(request, timeout=deadline_s))
         case pb.StatsRequest():
             return _answer_of_stream(lambda: stub.Stats(request, timeout=deadline_s))
         case pb.PruneRequest():

@@ -356,6 +356,7 @@ def test_a_spawner_that_jobs_could_connect_to_would_not_listen(
     socket_path = runtime / "spawner.sock"
     assert field_.inside(alice, ["forge"]) == {"forge": "EACCES"}
     # With the modes out of the way only the check of the peer's uid is left.
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (runtime, runtime / "keepers")}
     runtime.chmod(0o755)
     socket_path.chmod(0o666)
     for keepers in (runtime / "keepers", runtime / "keepers" / str(field_.places["job"])):
@@ -364,8 +365,8 @@ def test_a_spawner_that_jobs_could_connect_to_would_not_listen(
         told = field_.inside(alice, ["forge", "forge_stop"])
         connected = field_.inside(alice, ["connect:{runtime}/spawner.sock"])
     finally:
-        runtime.chmod(0o700)
-        (runtime / "keepers").chmod(0o700)
+        for path, mode in modes.items():
+            path.chmod(mode)
 
     assert connected == {"connect:{runtime}/spawner.sock": "ok"}
     assert set(told.values()) <= {"ECONNRESET", "EPIPE"}, told
@@ -435,8 +436,8 @@ def test_a_user_that_no_policy_grants_is_refused_and_the_own_one_is_told(alice: 
         done = alice.run("start", "--user", user, "id")
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.decode() == (
-            f"jobc: cannot start the job as user {user!r}: no rule of the policy allows it; "
-            "leave --user out, or have the operator allow it\n"
+            f"jobc: cannot run a job as {user!r}: role user's users in policy.toml does not allow "
+            "it; leave it out; or ask the operator\n"
         )
     with alice.api() as api:
         refusal = api.refused(lambda: api.start("id", user="root"))

@@ -294,6 +294,7 @@ def test_a_revocation_list_that_breaks_while_serving_leaves_the_last_good_one(
     alice, bob = instance.issue("alice", "user"), instance.issue("bob", "user")
     cert(instance, "revoke", "alice")
     assert instance.config.tls.crl is not None
+    assert b"was revoked" in alice.run("status", "x").stderr  # so the good list has been read
 
     instance.config.tls.crl.write_text("nonsense")
     instance.wait_stderr(r"ERROR cannot use the revocation list .*; the list that was read before")

@@ -468,8 +468,9 @@ def test_a_key_that_root_has_renewed_is_given_to_the_server_at_hangup(
     new.rename(key)
     assert key.stat().st_uid == 0
     os.kill(instance.monitor_pid, signal.SIGHUP)
-    eventually(lambda: key.stat().st_uid == server_uid(instance))
-    instance._gone()
+    instance.wait_stderr("reloaded certificates and revocation lists")
+    assert key.stat().st_uid == server_uid(instance)
+    assert "ERROR" not in instance.stderr
 
 
 # ---------------------------------------------------------------- what goes through the keeper

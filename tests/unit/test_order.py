@@ -15,19 +15,20 @@ from jobruntime.worker.store import JobRecord, encode_order
 
 JOB = "01234567-89ab-4def-8123-456789abcdef"
 RECORD = JobRecord(JOB, "alice", JobSpec(argv=("tool", "x")), 1, "boot")
-SITE = Site("/run/x", "/work", None, 0, frozenset(), 0, range(0))
+SITE = Site("/run/x", "/work", None, os.geteuid(), frozenset(), 0, range(0))
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def read(record: JobRecord) -> Order:
     fd = os.memfd_create("spec", os.MFD_ALLOW_SEALING)
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    message: dict[str, object] = {"id": JOB, "uid": None, "gid": None, "user": "x", "rlimits": []}
     try:
         os.write(fd, encode_order(record))
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        return read_order(
-            SITE, {"id": JOB, "uid": None, "gid": None, "user": "x", "rlimits": []}, -1, fd
-        )
+        return read_order(SITE, message, directory, fd)
     finally:
+        os.close(directory)
         os.close(fd)
 
 

@@ -63,7 +63,7 @@ def identity_of(
     """Return what the certificate of a call says, as `principal_of` does."""
     identity = _identity_in(auth_context)
     identity.check_validity(now)
-    _check_roles(identity.principal.roles, known_roles)
+    check_known_roles(identity.principal.roles, known_roles)
     return identity
 
 
@@ -150,7 +150,8 @@ def _roles_in(subject: x509.Name) -> frozenset[str]:
     return frozenset(texts)
 
 
-def _check_roles(roles: Collection[str], known: Collection[str]) -> None:
+def check_known_roles(roles: Collection[str], known: Collection[str]) -> None:
+    """Refuse a certificate with a role that is not `known`; raises JobError (UNAUTHENTICATED)."""
     # With each call, for the policy may have changed. One unknown role spoils all: it may be a
     # misspelt one, or one of a newer server.
     for role in sorted(roles):

@@ -92,9 +92,18 @@ def _program(config: Config, instance: Instance, words: dict[str, str]) -> Progr
         # As a module, so that it finds all that this process would; not in any working directory.
         command=[sys.executable, "-P", "-s", "-m", _SERVER],
         files=[sys.executable, __file__, os.__file__, *needed],
-        places=[*code, instance.state_dir, instance.runtime_dir, f"{config.path.parent}/x"],
+        places=[
+            *(*code, instance.state_dir, instance.runtime_dir),
+            *(f"{config.path.parent}/x", *_audit_places(config)),
+        ],
         words=words | {"path": str(config.path), "config": _text_of(config)},
     )
+
+
+def _audit_places(config: Config) -> list[str]:
+    # Below the state directory the server makes it itself.
+    path = config.audit.path
+    return [str(path)] if path.parent.is_dir() else []
 
 
 def _text_of(config: Config) -> str:

@@ -30,9 +30,10 @@ from jobruntime.server.authorities import (
     read_signing_authority,
     recorder,
 )
-from jobruntime.server.identity import Identity, identity_in, refused
+from jobruntime.server.identity import Identity, check_known_roles, identity_in, refused
 from jobruntime.server.issued import ca_id, changing
 from jobruntime.server.leaf import CLOCK_SKEW, Authority, PublicKey, Validity, sign_leaf
+from jobruntime.server.policy_file import read_policy_of
 from jobruntime.server.trust import check_list_time, is_issued_by, read_authorities, read_lists
 
 _MAX_REQUEST_BYTES: Final = 256 * 1024
@@ -123,6 +124,8 @@ def _read_authority(premises: Premises) -> Authority:
 def _check_present(identity: Identity, premises: Premises) -> bytes:
     """Refuse a certificate that does not count at this moment; return the trusted CAs as PEM."""
     identity.check_validity()
+    policy = read_policy_of(premises.directory / "jobd.toml")
+    check_known_roles(identity.principal.roles, policy.known)
     ca_pem, authorities = read_authorities(premises.tls.ca)
     signer = next((one for one in authorities if is_issued_by(identity.certificate, one)), None)
     if signer is None:

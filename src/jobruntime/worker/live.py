@@ -151,6 +151,8 @@ class LiveJob:
                 raise ChangeFailedError(parse_failure(failed))
             return answer.result()
         if not self.ended.done():
+            if message["op"] == "usage":
+                raise self._silent("usage", f"it says nothing for {timeout_s:g} s")
             raise self._unknown(str(message["op"]), timeout_s)
         raise ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))
 
