@@ -9,12 +9,11 @@ import select
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from ..linux.files import acting_as, encode_json, parse_json, replace_json
+from ..linux.files import acting_as, encode_json, replace_json
 from ..linux.libc import become_subreaper
-from ..linux.processes import has_execed
 from ..linux.signals import SIGCHLD, set_signal
 from ..linux.usage import read_usage, usage_of_children
 from ..model.frames import Stream
@@ -27,78 +26,31 @@ from ..model.protocol import (
     Step,
     StepError,
     encode_failure,
-    parse_failure,
 )
 from ..model.record import Progress, encode_progress
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
 from ..model.usage import Usage, encode_usage
 from .assignment import Assignment
-from .capture import Capture, LogFullError
+from .capture import Capture
+from .deadlines import NS_PER_MS, Deadlines
 from .isolation import View, ViewTracker
+from .launch import launch
 from .limits import start_io, update_limits
 from .oom import OomBlame
 from .outcome import OutcomeFile
-from .payload import run_payload
+from .output import Output
 from .peers import Peers
 from .prepare import discard, release
 from .segments import Segments
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
-_NS_PER_MS: Final = 1_000_000
 _AGAIN_NS: Final = 1_000_000_000
-_LONGEST_WAIT_MS: Final = 24 * 3600 * 1000
 _SIGKILLED: Final = Signaled(int(signal.SIGKILL))
-
-
-def _launch(job: Assignment, tracker: Tracker, view: View | None) -> int:
-    """Fork the payload and return its pid once it has exec'd; raises StepError if it has not."""
-    files = job.files
-    keeper_pid = os.getpid()
-    try:
-        pid = os.fork() if view is None else view.fork()
-    except OSError as error:
-        step = Step.FORK if view is None else Step.ISOLATION
-        raise StepError(Failure(step, error.errno or 0)) from error
-    if not pid:
-        run_payload(job.program, files, keeper_pid, view)
-    for fd in (files.stdout_end, files.stderr_end, files.errors_end):
-        os.close(fd)
-    report = os.read(files.errors, 4096)
-    os.close(files.errors)
-    # End of file alone is no proof: the child may have been killed between joining its group and
-    # exec, by a tiny memory.max for one. The kernel's own mark tells; the pid is not reaped yet.
-    if not report and has_execed(pid):
-        return pid
-    tracker.kill_all(pid)
-    _, status = os.waitpid(pid, 0)
-    if report:
-        raise StepError(parse_failure(parse_json(report)))
-    signo = os.WTERMSIG(status) if os.WIFSIGNALED(status) else int(signal.SIGKILL)
-    raise StepError(Failure(Step.KILLED, signo))
 
 
 def _on_sigchld(_signo: int, _frame: object) -> None:
     """Nothing is done in the handler itself."""
-
-
-@dataclass(slots=True)
-class _Deadlines:
-    """Moments on the monotonic clock, in ns, at which the keeper acts; None: not set."""
-
-    timeout: int | None = None
-    kill: int | None = None
-    room: int | None = None
-    """When to look again whether the log has room."""
-
-    def wait_ms(self) -> int | None:
-        every = (self.timeout, self.kill, self.room)
-        moments = [moment for moment in every if moment is not None]
-        if not moments:
-            return None
-        left = min(moments) - time.monotonic_ns()
-        # Rounded up: never early, never a busy loop. poll(2) takes an int, about 24 days.
-        return min(max(0, -(-left // _NS_PER_MS)), _LONGEST_WAIT_MS)
 
 
 class Keeper:
@@ -112,14 +64,11 @@ class Keeper:
         files = job.files
         self._job = job
         self._leader = 0
-        self._pipes = {files.stdout: Stream.STDOUT, files.stderr: Stream.STDERR}
         policy = parse_log_policy(list(job.log))
         self._server_uid = job.peer_uids[0]
         segments = Segments(
             files.log, files.directory, policy, job.log_reserve_bytes, self._server_uid
         )
-        self._capture = Capture(segments, policy)
-        self._is_held = False
         self._tracker: Tracker = (
             SubreaperTracker()
             if job.paths.cgroup is None
@@ -134,7 +83,9 @@ class Keeper:
         if files.memory_events >= 0:
             self._oom = OomBlame(files.memory_events)
             self._poll.register(files.memory_events, select.POLLPRI)
-        self._deadlines = _Deadlines()
+        self._deadlines = Deadlines()
+        pipes = {files.stdout: Stream.STDOUT, files.stderr: Stream.STDERR}
+        self._output = Output(pipes, Capture(segments, policy), self._poll, self._deadlines)
         self._killing = False
         self._childless = False
         self._outcome: Outcome | None = None
@@ -159,7 +110,7 @@ class Keeper:
         try:
             self._limit_io()
             self._await_view()
-            self._leader = _launch(self._job, self._tracker, self._view)
+            self._leader = launch(self._job, self._tracker, self._view)
         except StepError as error:
             self._end_view()
             discard(self._job)
@@ -192,8 +143,8 @@ class Keeper:
             self._view.close()
 
     def _serve(self, fd: int) -> None:
-        if fd in self._pipes:
-            self._on_output(fd)
+        if fd in self._output:
+            self._output.take(fd)
         elif fd == self._wakeups:
             self._on_children()
         elif fd == self._job.files.control:
@@ -219,7 +170,7 @@ class Keeper:
         os.close(files.status)
         timeout_ms = self._job.stopping.timeout_ms
         if timeout_ms is not None:
-            self._deadlines.timeout = time.monotonic_ns() + timeout_ms * _NS_PER_MS
+            self._deadlines.timeout = time.monotonic_ns() + timeout_ms * NS_PER_MS
 
     @property
     def _progress(self) -> Progress:
@@ -283,7 +234,7 @@ class Keeper:
         if self._outcome is None:
             self._progress = replace(self._progress, killed=True)
         self._killing = True
-        self._deadlines = _Deadlines(room=self._deadlines.room)
+        self._deadlines.timeout = self._deadlines.kill = None
         self._kill_all()
 
     def _kill_all(self) -> None:
@@ -308,7 +259,7 @@ class Keeper:
             self._kill()
         if deadlines.room is not None and now >= deadlines.room:
             deadlines.room = None
-            self._look_for_room()
+            self._output.look_for_room()
 
     # -- stopping
 
@@ -367,7 +318,7 @@ class Keeper:
             return
         if signo is not None:
             self._signal(signo)
-        moment = time.monotonic_ns() + grace_ms * _NS_PER_MS
+        moment = time.monotonic_ns() + grace_ms * NS_PER_MS
         kill = self._deadlines.kill
         self._deadlines.kill = moment if kill is None else min(kill, moment)
 
@@ -376,46 +327,6 @@ class Keeper:
             self._tracker.signal_all(signo, self._unreaped)
         except OSError as error:  # it will be killed when its grace is over
             self._complain(f"not all of it has got signal {signo}: {error}")
-
-    # -- output
-
-    def _on_output(self, pipe: int) -> None:
-        if self._is_held:
-            return
-        try:
-            more = self._capture.read_once(self._pipes[pipe], pipe)
-        except BlockingIOError:
-            return  # the job has read it itself, through /dev/stdout
-        except LogFullError:
-            self._hold()
-            return
-        if self._capture.wants_room and self._deadlines.room is None:
-            self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
-        if not more:
-            self._poll.unregister(pipe)
-            del self._pipes[pipe]
-            os.close(pipe)
-
-    def _hold(self) -> None:
-        # The job is to wait for room: nobody reads its pipes meanwhile.
-        self._is_held = True
-        for pipe in self._pipes:
-            self._poll.unregister(pipe)
-        self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
-
-    def _look_for_room(self) -> None:
-        # No file system tells when it has room again, so this is asked now and then.
-        try:
-            self._capture.retry()
-        except LogFullError:
-            self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
-            return
-        if self._capture.wants_room:
-            self._deadlines.room = time.monotonic_ns() + self._capture.retry_ms * _NS_PER_MS
-        if self._is_held:
-            self._is_held = False
-            for pipe in self._pipes:
-                self._poll.register(pipe, select.POLLIN)
 
     # -- the server
 
@@ -470,17 +381,16 @@ class Keeper:
             self._complain(f"its status: {error}")
 
     def _record_end(self) -> None:
-        self._capture.drain(self._pipes)
-        self._capture.finish()
+        capture = self._output.finish()
         self._look_for_oom()  # it may have hit what the leader left behind
         self._progress = replace(
             self._progress,
             state=next_state(self._progress.state, Event.ENDED),
             outcome=self._outcome,
             ended_at_ns=time.time_ns(),
-            log_size=self._capture.end,
-            totals=self._capture.totals,
-            gaps=tuple(self._capture.gaps.values()),
+            log_size=capture.end,
+            totals=capture.totals,
+            gaps=tuple(capture.gaps.values()),
             usage=self._receipt(),
         )
         outcome = OutcomeFile(self._job.files.directory, self._job.files.outcome)
