@@ -9,11 +9,13 @@ from dataclasses import fields, replace
 
 from jobruntime.model.admission import Terms
 from jobruntime.model.errors import JobError
+from jobruntime.model.limits import Limits, merge_limits
 from jobruntime.model.policy import Policy, RoleRules
 from jobruntime.model.spec import JobSpec
 from jobruntime.worker import Worker, resolve_limits
 
 from .config import Config
+from .policy_accounts import missing_accounts
 from .policy_file import read_policy_of
 
 _logger = logging.getLogger("jobd")
@@ -38,36 +40,46 @@ class Policies:
         return changed or "nothing has changed"
 
     async def warn(self, worker: Worker) -> None:
-        """Log which roles cannot start a job on this host as the policy is."""
+        """Log which roles cannot start a job on this host as the policy is, or not as all users."""
         for rules in self.current.roles:
-            terms = Terms(
-                rules.name,
-                self.current.source,
-                account=rules.user,
-                isolation=rules.isolation,
-                default_limits=rules.default_limits,
-                ceiling=rules.ceiling,
-                rlimits=rules.rlimits,
-                quota=rules.quota,
-            )
+            terms = _likely_terms(rules, self.current.source)
             try:
                 await worker.plan(JobSpec(argv=("true",)), owner="", terms=terms)
             except JobError as error:
                 _logger.warning("role %s cannot start jobs: %s", rules.name, error)
+        for one in missing_accounts(self.current, self._config.users.accounts):
+            if not one.is_forced:  # told above
+                _logger.warning("no job can have an account: %s; %s", one.cause, one.remedy)
+
+
+def _likely_terms(rules: RoleRules, source: str) -> Terms:
+    """Return the terms of a start that asks for no more than it must.
+
+    Of a quota of CPUs or memory each job needs a limit, which the host then must be able to hold.
+    """
+    needed = Limits(cpu_millis=rules.quota.cpu_millis, memory_bytes=rules.quota.memory_bytes)
+    return Terms(
+        rules.name,
+        source,
+        account=rules.user,
+        isolation=rules.isolation,
+        default_limits=merge_limits(needed, rules.default_limits),
+        ceiling=rules.ceiling,
+    )
 
 
 def _read(config: Config) -> Policy:
     policy = read_policy_of(config)
-    return replace(policy, roles=tuple(_on_disks(rules, policy) for rules in policy.roles))
+    return replace(policy, roles=tuple(_on_disks(rules, config) for rules in policy.roles))
 
 
-def _on_disks(rules: RoleRules, policy: Policy) -> RoleRules:
+def _on_disks(rules: RoleRules, config: Config) -> RoleRules:
     """Return the role with the disks of the paths in its limits: a job's keeper opens none."""
-    table = f"role.{rules.name}.limits"
+    table, file = f"roles.{rules.name}.limits", str(config.policy)
     return replace(
         rules,
-        default_limits=resolve_limits(rules.default_limits, f"{table}.default", policy.source),
-        ceiling=resolve_limits(rules.ceiling, f"{table}.ceiling", policy.source),
+        default_limits=resolve_limits(rules.default_limits, f"{table}.default", file),
+        ceiling=resolve_limits(rules.ceiling, f"{table}.ceiling", file),
     )
 
 
