@@ -327,24 +327,6 @@ def test_starts_come_at_the_roles_rate(served: Instance) -> None:
     assert "role slow's quota starts per second = 0.01 is used up" in refusal.message
 
 
-def test_an_update_of_a_quotas_limit_is_held_to_the_roles_quota(served: Instance) -> None:
-    if "memory" not in served.controllers:
-        pytest.skip("this host has no limits of memory")
-    text = f"{POLICY}\n[roles.mem]\nverbs = 'own'\n[roles.mem.quotas]\nmemory = '100M'\n"
-    reload_policy(served, text, "role mem added")
-    mel, admin = served.issue("mel", "mem"), served.admin
-    with mel.api() as api, admin.api() as other:
-        assert refused(mel).reason == "LIMIT_ABOVE_CEILING"
-        job = api.start("sleep", "600", limits=pb.Limits(memory_bytes=60 * MIB), grace_ms=0)
-        refusal = api.refused(lambda: api.update(job, memory_bytes=101 * MIB))
-        assert refusal.reason == "RESOURCE_EXHAUSTED"
-        assert "role mem's quota memory = 100 MiB" in refusal.message
-        assert api.update(job, memory_bytes=100 * MIB).limits.memory_bytes == 100 * MIB
-        # Somebody else's gift is not his to be refused.
-        assert other.update(job, memory_bytes=200 * MIB).limits.memory_bytes == 200 * MIB
-        api.stop(job)
-
-
 # ---------------------------------------------------------------- shared jobs
 
 
