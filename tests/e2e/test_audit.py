@@ -86,7 +86,8 @@ def test_a_start_is_written_with_who_what_and_how_it_ended(shared: Instance, ali
         "method": "Start",
         "verb": "start",
         "decision": "allowed",
-        "rule": "user: start own",
+        "rule": "role user: start own",
+        "rules": ["role user: start own"],
         "name": "nap",
         "timeout_ms": 60_000,
         "program": "sh",
@@ -158,7 +159,11 @@ def test_a_foreign_job_is_written_as_it_was_named(shared: Instance, alice: Clien
         api.status(own[:12])
 
     line = last(shared, verb="status", job=job[:8])
-    assert (line["who"], line["rule"], line["code"]) == ("alice", "user: status own", "NOT_FOUND")
+    assert (line["who"], line["rule"], line["code"]) == (
+        "alice",
+        "role user: status own",
+        "NOT_FOUND",
+    )
     assert line["reason"] == "JOB_NOT_FOUND"
     assert "job_id" not in line
     assert last(shared, verb="status", job=own[:12])["job_id"] == own

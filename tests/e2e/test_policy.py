@@ -438,14 +438,29 @@ def test_policy_check_tells_what_each_role_may_and_what_is_wrong(
 
 def test_what_this_server_cannot_hold_is_refused_and_never_ignored(instance: Instance) -> None:
     alice = instance.issue("alice", "user")
-    for text, word in (
-        ("user = 'nobody'", "account"),
-        ("isolation = 'no-network'", "isolation"),
-        ("rlimits = {nofile = 5}", "rlimits"),
-        ("quotas = {jobs = 5}", "quota"),
-    ):
-        reload_policy(instance, f"[roles.user]\n{text}", "reloaded the policy: role user changed")
-        refusal = refused_start(alice, "true")
-        assert refusal.reason == "LIMIT_NOT_ENFORCEABLE"
-        assert f"cannot hold the {word} that role user has in policy.toml" in refusal.message
-        instance.wait_stderr(f"WARNING role user cannot start jobs: .* the {word} that")
+    account = "cannot start the job as user 'nobody'"
+    reload_policy(instance, "[roles.user]\nuser = 'nobody'", "the policy: role user changed")
+    refusal = refused_start(alice, "true")
+    assert (refusal.code, refusal.reason) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "USER_UNAVAILABLE",
+    )
+    assert account in refusal.message
+    instance.wait_stderr(f"WARNING role user cannot start jobs: {account}")
+    # A quota of what this host does not count would be none.
+    if "memory" not in instance.controllers:
+        text = "[roles.user.quotas]\nmemory = '1G'"
+        reload_policy(instance, text, "the policy: role user changed")
+        instance.wait_stderr(
+            "WARNING role user cannot start jobs: cannot run the job with --memory"
+        )
+        assert refused_start(alice, "true").reason == "LIMIT_ABOVE_CEILING"
+        limits = pb.Limits(memory_bytes=1 << 20)
+        assert refused_start(alice, "true", limits=limits).reason == "LIMIT_NOT_ENFORCEABLE"
+
+
+def test_a_path_without_a_disk_is_refused_by_its_key(instance: Instance) -> None:
+    text = "[roles.user.limits.ceiling]\nio_read_bps = ['/no/such/disk:1M']"
+    line = reload_policy(instance, text, r"ERROR cannot reload the policy, .*\n")
+    place = instance.directory / "policy.toml"
+    assert f"the key roles.user.limits.ceiling.io_read_bps of {place}: no disk can be" in line

@@ -13,6 +13,7 @@ from jobruntime.model.access import ABOUT_ONESELF, Principal, Scope, Verb
 from jobruntime.model.admission import StartAsked, admit_start, admit_update, find_place
 from jobruntime.model.ceilings import cut_to_ceiling, join_ceilings
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.isolation import Isolation
 from jobruntime.model.limits import (
     NO_LIMITS,
     UNLIMITED,
@@ -23,7 +24,7 @@ from jobruntime.model.limits import (
     merge_limits,
 )
 from jobruntime.model.log_policy import LogPolicy
-from jobruntime.model.policy import DEFAULT_POLICY, Policy, RoleRules, decide, quota_of
+from jobruntime.model.policy import DEFAULT_POLICY, Policy, RoleRules, decide, followers_quota
 from jobruntime.model.quota import NO_QUOTA, Quota
 
 NAMES = ("admin", "user", "operator", "batch")
@@ -198,8 +199,8 @@ def test_a_refusal_names_the_rule_and_the_remedy() -> None:
             StartAsked("sh", user="root"),
         ),
         "cannot run a job with the isolation 'none': role user's isolation_forced in": (
-            replace(USER, isolation="net", isolation_forced=True),
-            StartAsked("sh", isolation="none"),
+            replace(USER, isolation=Isolation.NO_NETWORK, isolation_forced=True),
+            StartAsked("sh", isolation=Isolation.NONE),
         ),
         "with --memory 10 GiB: role user's ceiling memory in policy.toml allows at most 4 GiB": (
             replace(USER, ceiling=Limits(memory_bytes=4 << 30)),
@@ -237,15 +238,19 @@ def test_a_directory_stands_for_what_is_below_it_and_not_beside_it() -> None:
 
 
 def test_the_terms_tell_what_is_run_as_whom_and_by_which_rules() -> None:
-    rules = replace(USER, commands=("/bin/",), users=("backup",), isolation="net")
+    rules = replace(USER, commands=("/bin/",), users=("backup",), isolation=Isolation.NO_NETWORK)
     asked = StartAsked("a", "/usr/bin/a", {"/bin/": "/usr/bin"}, user="backup")
     terms = admit_start(Policy((rules,), "policy.toml"), ALICE, asked)
-    assert (terms.executable, terms.account, terms.isolation) == ("/usr/bin/a", "backup", "net")
+    assert (terms.executable, terms.account, terms.isolation) == (
+        "/usr/bin/a",
+        "backup",
+        Isolation.NO_NETWORK,
+    )
     assert terms.rules == (
         "role user: start own",
         "role user: commands /bin/",
         "role user: users backup",
-        "role user: isolation net",
+        "role user: isolation no-network",
     )
     forced = Policy((replace(rules, users=(), user="www"),), "policy.toml")
     assert admit_start(forced, ALICE, replace(asked, user=None)).account == "www"
@@ -262,14 +267,15 @@ def test_only_roles_that_reach_the_job_judge_an_update() -> None:
         admit_update(policy, ALICE, changes=Limits(pids=9), is_own=False)
 
 
-def test_a_quota_is_the_widest_of_the_roles_that_have_the_verb() -> None:
+def test_of_followers_the_widest_quota_of_the_roles_that_read_logs_holds_and_is_named() -> None:
     one = RoleRules("user", {Verb.LOGS: Scope.OWN}, quota=Quota(jobs=1, followers=9))
-    two = RoleRules("batch", {Verb.LOGS: Scope.OWN}, quota=Quota(jobs=5, followers=2, cpu_millis=7))
+    two = RoleRules("batch", {Verb.LOGS: Scope.ANY}, quota=Quota(jobs=5, followers=2))
     free = RoleRules("admin", {Verb.START: Scope.OWN}, quota=NO_QUOTA)
-    policy = Policy((one, two, free))
+    policy = Policy((two, one, free))
     caller = Principal("alice", frozenset({"user", "batch", "admin"}))
-    assert quota_of(policy, caller, Verb.LOGS) == Quota(jobs=5, followers=9)
-    assert quota_of(policy, caller, Verb.START) == NO_QUOTA
+    assert followers_quota(policy, caller) == (Quota(followers=9), "role user's quota")
+    free = replace(free, verbs={Verb.LOGS: Scope.OWN})
+    assert followers_quota(Policy((two, one, free)), caller) == (NO_QUOTA, "")
 
 
 LIMITS = st.builds(

@@ -11,6 +11,7 @@ import pytest
 
 from jobruntime.model.access import ABOUT_ONESELF, Scope, Verb
 from jobruntime.model.errors import JobError, Reason
+from jobruntime.model.isolation import Isolation
 from jobruntime.model.limits import Limits
 from jobruntime.model.log_policy import LogFull, LogPolicy
 from jobruntime.model.policy import DEFAULT_POLICY, Policy, RoleRules
@@ -86,7 +87,7 @@ def test_every_key_is_taken() -> None:
         verbs={Verb.START: Scope.OWN, Verb.STATUS: Scope.ANY, Verb.UPDATE: Scope.OWN},
         commands=("/usr/bin/rsync", "/srv/bin/"),
         users=("backup", "www-data"),
-        isolation="no-network",
+        isolation=Isolation.NO_NETWORK,
         isolation_forced=True,
         default_limits=Limits(memory_bytes=1 << 30),
         ceiling=Limits(memory_bytes=4 << 30, cpu_millis=2000),
@@ -174,14 +175,15 @@ WRONG = [
      "roles.user.limits.ceiling", "that would never happen"),
     ("[roles.user.logs]\nmax = '2G'\nceiling = '1G'", "roles.user.logs.max", "more than the"),
     ("[roles.user.logs]\nreserve = '2G'", "roles.user.logs.reserve", "no such key"),
-    ("[roles.user.rlimits]\nnofiles = 1", "roles.user.rlimits.nofiles", "no such rlimit"),
-    ("[roles.user.rlimits]\nnofile = '1G'", "roles.user.rlimits.nofile", "'1G' is no limit"),
-    ("[roles.user.rlimits]\nnofile = -1", "roles.user.rlimits.nofile", "-1 is no limit"),
-    ("[roles.user.rlimits]\nnofile = true", "roles.user.rlimits.nofile", "True is no limit"),
+    ("[roles.user.rlimits]\nnofiles = 1", "roles.user.rlimits.nofiles", "known are as, core"),
+    ("[roles.user.rlimits]\nlocks = 1", "roles.user.rlimits.locks", "known are as, core"),
+    ("[roles.user.rlimits]\nnofile = '1G'", "roles.user.rlimits.nofile", "no such value"),
+    ("[roles.user.rlimits]\nnofile = -1", "roles.user.rlimits.nofile", "below 0"),
+    ("[roles.user.rlimits]\nnofile = true", "roles.user.rlimits.nofile", "no such value"),
     ("[roles.user.rlimits]\nfsize = 'big'", "roles.user.rlimits.fsize", "big"),
-    ("[roles.user.rlimits]\nnofile = [1]", "roles.user.rlimits.nofile", "no pair"),
-    ("[roles.user.rlimits]\nnofile = [2, 1]", "roles.user.rlimits.nofile", "above the hard one"),
-    ("[roles.user.rlimits]\nnofile = ['max', 1]", "roles.user.rlimits.nofile", "above the hard"),
+    ("[roles.user.rlimits]\nnofile = [1]", "roles.user.rlimits.nofile", "no such value"),
+    ("[roles.user.rlimits]\nnofile = [2, 1]", "roles.user.rlimits.nofile", "above its hard one"),
+    ("[roles.user.rlimits]\nnofile = ['max', 1]", "roles.user.rlimits.nofile", "above its hard"),
     ("[quotas]\njob = 1", "quotas.job", "no such key"),
     ("[quotas]\njobs = -1", "quotas.jobs", "it is -1"),
     ("[quotas]\njobs = '1'", "quotas.jobs", "not an integer"),

@@ -8,7 +8,14 @@ import pytest
 from jobruntime.model.errors import JobError, Reason
 from jobruntime.model.limits import UNLIMITED, Limits
 from jobruntime.model.log_policy import LogPolicy
-from jobruntime.model.quota import Claim, Quota, check_followers, check_start, check_update
+from jobruntime.model.quota import (
+    NO_QUOTA,
+    Claim,
+    Quota,
+    check_followers,
+    check_start,
+    check_update,
+)
 from jobruntime.model.record import Progress
 from jobruntime.model.spec import JobSpec
 from jobruntime.model.state import Exited, State
@@ -140,7 +147,7 @@ def live() -> Iterator[MakeLive]:
     loop.close()
 
 
-def starts(quotas: Quotas, quota: Quota | None, owner: str = "ann", **limits: int) -> None:
+def starts(quotas: Quotas, quota: Quota, owner: str = "ann", **limits: int) -> None:
     with quotas.starting(owner, Limits(**limits), LogPolicy(MIB), quota, RULE):  # type: ignore[arg-type]
         pass
 
@@ -151,7 +158,7 @@ def test_starts_under_way_running_jobs_and_logs_count_for_their_owner(live: Make
     quotas.add(job)
     quotas.add(live("b", owner="bob", memory_bytes=64 * MIB))
     starts(quotas, MEMORY, memory_bytes=32 * MIB)
-    one = quotas.starting("ann", Limits(memory_bytes=MIB), LogPolicy(), None, "")
+    one = quotas.starting("ann", Limits(memory_bytes=MIB), LogPolicy(), NO_QUOTA, "")
     with one, pytest.raises(JobError, match="has 31 MiB left, 33 MiB are taken"):
         starts(quotas, MEMORY, memory_bytes=32 * MIB)
     starts(quotas, MEMORY, memory_bytes=32 * MIB)  # a start that came to nothing gives it back
@@ -232,7 +239,7 @@ def test_starts_come_at_their_rate_with_a_seconds_worth_at_once() -> None:
     now[0] += 1000
     assert count() == 3
     starts(quotas, quota, owner="bob")
-    starts(quotas, None)
+    starts(quotas, NO_QUOTA)
 
 
 def test_a_slow_rate_lets_one_start_and_a_rate_of_nothing_none() -> None:

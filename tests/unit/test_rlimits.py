@@ -19,6 +19,7 @@ from jobruntime.server.config import parse_config
         ([1024, 4096], (1024, 4096)),
         ("unlimited", (-1, -1)),
         ([0, "unlimited"], (0, -1)),
+        ([0, "max"], (0, -1)),
     ],
 )
 def test_a_limit_is_one_number_or_two(value: object, pair: tuple[int, int]) -> None:

@@ -18,7 +18,8 @@ DESCRIPTION = """\
 Print whether you may do something: `yes` or `no`, the rule that decides, and why.
 """
 EPILOG = """\
-VERB is a command of jobc's: start, stop, status, logs, stats, update, pause, resume, rm, prune.
+VERB is a command of jobc's: start, stop, status, logs, stats, update, pause, resume, rm, prune,
+renew.
 ID is a job's id, a unique beginning of one, or its name. Of a job that is not yours to see, the
 answer is that of one that does not exist.
 

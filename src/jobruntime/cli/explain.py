@@ -85,6 +85,7 @@ def _facts(response: pb.ExplainResponse) -> Iterator[tuple[str, str]]:
     from jobruntime.rpc.convert_logs import log_policy_of
 
     from .limits_told import format_limits
+    from .share_flags import format_shares
 
     log = log_policy_of(response.log)
     yield "would start", "yes"
@@ -96,7 +97,9 @@ def _facts(response: pb.ExplainResponse) -> Iterator[tuple[str, str]]:
         f"{'all' if log.max_bytes is None else f'{log.max_bytes} bytes'}, then {log.on_full}",
     )
     yield "isolation", response.isolation or "none"
-    yield "resource limits", _resource_limits(response) or "the server's"
+    yield "resource limits", _resource_limits(response) or "none"
+    yield "quota", _quota(response.quota) or "none"
+    yield "shared with", format_shares(response.shares) or "nobody"
     yield "working directory", response.working_directory or "a new one of the job's own"
     yield "stop", f"{signal_name(response.stop_signal)}, killed after {response.grace_ms} ms"
     yield "timeout", f"{response.timeout_ms} ms" if response.HasField("timeout_ms") else "none"
@@ -109,7 +112,7 @@ def _facts(response: pb.ExplainResponse) -> Iterator[tuple[str, str]]:
 
 def _runs_as(response: pb.ExplainResponse) -> str:
     if response.account:
-        return f"account {response.account}"
+        return f"account {response.account} (uid {response.uid})"
     return f"uid {response.uid}" if response.HasField("uid") else "the server's user, or a new uid"
 
 
@@ -124,13 +127,24 @@ def _resource_limits(response: pb.ExplainResponse) -> str:
     return ", ".join(words)
 
 
+def _quota(quota: pb.Quota) -> str:
+    words = []
+    for field, value in quota.ListFields():
+        words.append(
+            f"{field.name} {value:g}" if isinstance(value, float) else f"{field.name} {value}"
+        )
+    return ", ".join(words)
+
+
 def _json(response: pb.ExplainResponse) -> str:
     import json
 
     from jobruntime.rpc.convert_limits import limits_of
     from jobruntime.rpc.convert_logs import log_policy_of
+    from jobruntime.rpc.gen import service_pb2 as pb
 
     from .limits_told import limits_json
+    from .share_flags import shares_json
 
     told: dict[str, object] = {"allowed": response.allowed, "refusal": None}
     if not response.allowed:
@@ -160,6 +174,13 @@ def _json(response: pb.ExplainResponse) -> str:
                 ]
                 for limit in response.resource_limits
             },
+            "quota": {
+                field.name: getattr(response.quota, field.name)
+                if response.quota.HasField(field.name)
+                else None
+                for field in pb.Quota.DESCRIPTOR.fields
+            },
+            "shares": shares_json(response.shares),
             "working_directory": response.working_directory or None,
             "stop_signal": response.stop_signal,
             "grace_ms": response.grace_ms,

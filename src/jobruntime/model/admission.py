@@ -12,6 +12,7 @@ from typing import Final
 
 from .access import Principal, Scope, Verb
 from .errors import JobError, Reason
+from .isolation import Isolation
 from .limits import NO_LIMITS, Limits, check_ceiling
 from .log_policy import NO_POLICY, LogPolicy
 from .policy import Policy, RoleRules
@@ -33,7 +34,7 @@ class Terms:
     """The path that was checked, to be executed whatever argv[0] says; None: argv[0]."""
     account: str | None = None
     """The account of the host to run as; None: the owner's own uid."""
-    isolation: str | None = None
+    isolation: Isolation | None = None
     default_limits: Limits = NO_LIMITS
     ceiling: Limits = NO_LIMITS
     default_log: LogPolicy = NO_POLICY
@@ -72,7 +73,7 @@ class StartAsked:
     limits: Limits = NO_LIMITS
     log: LogPolicy = NO_POLICY
     user: str | None = None
-    isolation: str | None = None
+    isolation: Isolation | None = None
 
 
 def admit_start(policy: Policy, principal: Principal, asked: StartAsked) -> Terms:
@@ -221,9 +222,11 @@ def _account(policy: Policy, rules: RoleRules, asked: StartAsked, told: list[str
     return asked.user
 
 
-def _isolation(policy: Policy, rules: RoleRules, asked: StartAsked, told: list[str]) -> str | None:
+def _isolation(
+    policy: Policy, rules: RoleRules, asked: StartAsked, told: list[str]
+) -> Isolation | None:
     if rules.isolation_forced and asked.isolation not in (None, rules.isolation):
-        what = f"cannot run a job with the isolation {asked.isolation!r}"
+        what = f"cannot run a job with the isolation {str(asked.isolation)!r}"
         remedy = f"leave it out, or give {rules.isolation}"
         raise _refused(policy, rules, what, "isolation_forced", remedy)
     if rules.isolation is not None and asked.isolation in (None, rules.isolation):

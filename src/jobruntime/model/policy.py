@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from .access import ABOUT_ONESELF, Principal, Role, Scope, Verb
+from .isolation import Isolation
 from .limits import NO_LIMITS, Limits
 from .log_policy import NO_POLICY, LogPolicy
 from .quota import NO_QUOTA, Quota
@@ -31,7 +32,7 @@ class RoleRules:
     """Accounts of the host that a start may ask for."""
     user: str | None = None
     """The account of every start; None: the owner's own uid."""
-    isolation: str | None = None
+    isolation: Isolation | None = None
     isolation_forced: bool = False
     """A start cannot ask for another isolation; else `isolation` is only the default."""
     default_limits: Limits = NO_LIMITS
@@ -110,11 +111,16 @@ def decide(policy: Policy, principal: Principal, verb: Verb | None) -> Decision:
     return Decision(allowed=False, scope=None, rule=f"no role allows {verb or 'it'}")
 
 
-def quota_of(policy: Policy, principal: Principal, verb: Verb) -> Quota:
-    """Return the widest quota of those of the principal's roles that have `verb`."""
-    quotas = [rules.quota for rules in policy.rules_of(principal) if verb in rules.verbs]
-    widest: dict[str, int | float | None] = {}
-    for name in (item.name for item in fields(Quota)):
-        values = [getattr(quota, name) for quota in quotas]
-        widest[name] = None if None in values else max(values, default=0)
-    return Quota(**widest)  # type: ignore[arg-type] # each from its own field
+def followers_quota(policy: Policy, principal: Principal) -> tuple[Quota, str]:
+    """Return the quota that lets the principal read the most logs at once, and its rule's words.
+
+    Of all his roles that may read logs; no quota where one of them has none.
+    """
+    most, rule = 0, ""
+    for rules in policy.rules_of(principal):
+        if Verb.LOGS in rules.verbs:
+            if rules.quota.followers is None:
+                return NO_QUOTA, ""
+            if not rule or rules.quota.followers > most:
+                most, rule = rules.quota.followers, f"role {rules.name}'s quota"
+    return Quota(followers=most), rule

@@ -28,7 +28,8 @@ _MOST: Final = (1 << 63) - 1
 def parse_rlimits(raw: Mapping[str, object]) -> Rlimits:
     """Return the limits as a configuration has them; raises JobError (INVALID_ARGUMENT).
 
-    A value is a number, "unlimited", for bytes also a size as "1G", or a list of two: soft, hard.
+    A value is a number, "unlimited" or "max", for bytes also a size as "1G", or a list of two:
+    soft, hard.
     """
     return MappingProxyType({name: _parse(name, value) for name, value in raw.items()})
 
@@ -61,7 +62,7 @@ def _parse(name: str, value: object) -> tuple[int, int]:
 
 
 def _number(name: str, value: object) -> int:
-    if value == "unlimited":
+    if value in ("unlimited", "max"):
         return RLIMIT_NONE
     if isinstance(value, str) and name in _SIZES:
         return parse_size(value)

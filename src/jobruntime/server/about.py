@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -10,10 +11,13 @@ from jobruntime import __version__
 from jobruntime.model.access import ABOUT_ONESELF, Scope, Verb
 from jobruntime.model.errors import JobError, Reason, invalid
 from jobruntime.model.policy import decide
+from jobruntime.model.quota import Quota
+from jobruntime.model.shares import check_may_share
 from jobruntime.model.spec import JobSpec
 from jobruntime.rpc.convert import NS, spec_of, timestamp_of
 from jobruntime.rpc.convert_limits import limits_to_proto
 from jobruntime.rpc.convert_logs import log_policy_to_proto
+from jobruntime.rpc.convert_shares import shares_to_proto
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.worker import Plan, Worker
 
@@ -55,11 +59,14 @@ async def can_i(worker: Worker, request: pb.CanIRequest) -> pb.CanIResponse:
     if request.job:
         owner = None if decision.scope is Scope.ANY else caller.principal.name
         try:
-            await worker.status(request.job, owner=owner)
+            status = await worker.status(request.job, owner=owner, verb=verb)
         except JobError as error:
             if error.reason is not Reason.JOB_NOT_FOUND:
                 raise
             return pb.CanIResponse(allowed=False, rule=decision.rule, why=error.message)
+        if owner not in (None, status.owner):
+            why = f"{status.owner} shares this job with you for {verb}"
+            return pb.CanIResponse(allowed=True, rule=decision.rule, why=why)
     return pb.CanIResponse(allowed=True, rule=decision.rule, why=_why(verb, decision.scope))
 
 
@@ -86,6 +93,7 @@ async def explain(
     caller = current_caller()
     try:
         spec = spec_of(request.start, default_grace_ms)
+        check_may_share(spec.shares, caller.verbs)
         admission = await admissions.start(caller, spec, tell_program=True)
         plan = await worker.plan(spec, owner=caller.principal.name, terms=admission.terms)
     except JobError as error:
@@ -102,31 +110,37 @@ def _explanation(spec: JobSpec, admission: Admission, plan: Plan) -> pb.ExplainR
         rules=terms.rules,
         program=_utf8(admission.program or ""),
         account=terms.account or "",
-        uid=plan.uid if terms.account is None else None,
+        uid=plan.uid,
         limits=limits_to_proto(plan.limits),
         log=log_policy_to_proto(plan.log),
-        isolation=terms.isolation or "",
+        isolation=plan.isolation,
         resource_limits=[
             pb.ResourceLimit(
                 name=name,
                 soft=None if soft < 0 else soft,
                 hard=None if hard < 0 else hard,
             )
-            for name, (soft, hard) in terms.rlimits.items()
+            for name, (soft, hard) in plan.rlimits.items()
         ],
         working_directory=_utf8(spec.working_directory or ""),
         stop_signal=spec.stop_signal,
         grace_ms=spec.grace_ms,
         timeout_ms=spec.timeout_ms,
         notes=list(_notes(admission, plan)),
+        shares=shares_to_proto(spec.shares),
+        quota=_quota(terms.quota),
     )
 
 
 def _notes(admission: Admission, plan: Plan) -> Iterator[str]:
     if admission.program is None:
         yield "the program is not to be found where everybody can reach it; the start may fail"
-    if plan.is_new_owner and admission.terms.account is None:
+    if plan.is_new_owner:
         yield "your uid is chosen at your first start"
+
+
+def _quota(quota: Quota) -> pb.Quota:
+    return pb.Quota(**{item.name: getattr(quota, item.name) for item in fields(Quota)})
 
 
 def _utf8(text: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.worker.ownership import give_files
+from jobruntime.worker.ownership import give_files, make_directory
 from jobruntime.worker.settings import Account
 
 from .config import Config, server_uid_of
@@ -32,6 +33,24 @@ def give_server_files(config: Config, account: Account) -> list[str]:
     tls = config.tls
     readable = [str(path) for path in (tls.ca, tls.cert, tls.crl, config.policy) if path]
     return give_files(str(config.path.parent), str(tls.key), readable, account)
+
+
+def make_audit_directory(config: Config, account: Account) -> None:
+    """Make the directory of the audit for the server where it lies elsewhere and is not there yet.
+
+    One that is there is not given away: it may be more than the audit's. Raises JobError.
+    """
+    directory = config.audit.path.parent
+    if directory.is_relative_to(config.state_dir) or os.path.lexists(directory):
+        return
+    try:
+        make_directory(str(directory), account)
+    except OSError as error:
+        raise JobError(
+            Reason.CONFIG_INVALID,
+            f"cannot make the audit's directory {directory}: {(error.strerror or '').lower()}",
+            "make it, or name another `path` in [audit]",
+        ) from error
 
 
 def _derived(config: Config) -> Account:

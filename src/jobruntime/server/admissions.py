@@ -82,7 +82,7 @@ class Admissions:
         ):
             return job, NO_TERMS
         # Whose job it is decides which roles reach it.
-        status = await worker.status(job, owner=caller.owner)
+        status = await worker.status(job, owner=caller.owner, verb=Verb.UPDATE)
         terms = admit_update(
             caller.policy,
             caller.principal,

@@ -234,5 +234,6 @@ def _reporting(path: Path) -> Iterator[None]:
         raise JobError(
             Reason.CONFIG_INVALID,
             f"cannot write the audit {path}: {(error.strerror or str(error)).lower()}",
-            "free space or mend its directory, or name another `path` in [audit]",
+            f"free space, let uid {os.geteuid()} write in its directory, or name another `path` in "
+            "[audit]",
         ) from error

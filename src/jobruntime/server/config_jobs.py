@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jobruntime.model.errors import JobError
 from jobruntime.model.rlimits import DEFAULT_RLIMITS, Rlimits, parse_rlimits
@@ -20,15 +21,16 @@ class UserConfig:
 
 def users_of(jobs: Table) -> UserConfig:
     """Return what the table says; raises JobError (CONFIG_INVALID)."""
-    return UserConfig(jobs.texts("accounts") or (), _rlimits_of(jobs))
+    rlimits = {**DEFAULT_RLIMITS, **rlimits_of(jobs.table("rlimits"))}
+    return UserConfig(jobs.texts("accounts") or (), MappingProxyType(rlimits))
 
 
-def _rlimits_of(jobs: Table) -> Rlimits:
-    table = jobs.table("rlimits")
-    found = dict(DEFAULT_RLIMITS)
+def rlimits_of(table: Table) -> Rlimits:
+    """Return the resource limits in a table; raises JobError (CONFIG_INVALID)."""
+    found: dict[str, tuple[int, int]] = {}
     for name, value in table.entries().items():
         try:
             found |= parse_rlimits({name: value})
         except JobError as error:
             raise as_key(table, name, error) from error
-    return found
+    return MappingProxyType(found)

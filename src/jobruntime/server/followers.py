@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.model.quota import Quota, check_followers
+from jobruntime.model.quota import NO_QUOTA, Quota, check_followers
 
 
 class Followers:
@@ -18,14 +18,12 @@ class Followers:
         self._counts: Counter[str] = Counter()
 
     @contextmanager
-    def counted(
-        self, user: str, quota: Quota | None = None, quota_rule: str = ""
-    ) -> Iterator[None]:
+    def counted(self, user: str, quota: Quota = NO_QUOTA, quota_rule: str = "") -> Iterator[None]:
         """Count one of the user's while this lasts; raises JobError (RESOURCE_EXHAUSTED).
 
         A quota of followers takes the place of what holds for every user.
         """
-        if quota is not None and quota.followers is not None:
+        if quota.followers is not None:
             check_followers(quota, quota_rule, self._counts.get(user, 0))
         elif self._counts.get(user, 0) >= self._most:
             raise JobError(

@@ -23,8 +23,9 @@ from jobruntime.worker.ownership import take_state_over
 from jobruntime.worker.settings import Account
 from jobruntime.worker.tree import limit_all_jobs
 
-from .account import give_server_files, server_account
+from .account import give_server_files, make_audit_directory, server_account
 from .config import Config, parse_config, read_config
+from .policy_disks import disks_of_policy
 from .signing import start_signer
 from .worker_settings import settings_of
 
@@ -56,6 +57,7 @@ def run_server(config: Config, purpose: str) -> int:
     account = server_account(config)
     settings = resolve_settings(replace(settings_of(config), server=account))
     take_state_over(settings, account)
+    make_audit_directory(config, account)
     instance = open_instance(settings)
     try:
         limit_all_jobs(instance.tree, settings.all_limits)
@@ -66,7 +68,8 @@ def run_server(config: Config, purpose: str) -> int:
             handlers={"renew": partial(start_signer, config.path)},
             on_hangup=lambda: _give_again(config, account),
         )
-        words = {"purpose": purpose, "notes": notes, "disks": json.dumps(disks_of(settings))}
+        disks = disks_of(settings) | disks_of_policy(config)
+        words = {"purpose": purpose, "notes": notes, "disks": json.dumps(disks)}
         return monitor.run(_program(config, instance, words))
     finally:
         instance.close()
@@ -88,22 +91,15 @@ def _program(config: Config, instance: Instance, words: dict[str, str]) -> Progr
     needed = [] if words["purpose"] == END_JOBS else [str(path) for path in tls if path]
     code = [sys.prefix, sys.base_prefix, str(Path(__file__).parent), os.__file__]
     code += [path for path in sys.path if os.path.isdir(path)]
+    own_audit = not config.audit.path.is_relative_to(config.state_dir)
+    audit = [f"{config.audit.path.parent}/x"] if own_audit else []
     return Program(
         # As a module, so that it finds all that this process would; not in any working directory.
         command=[sys.executable, "-P", "-s", "-m", _SERVER],
         files=[sys.executable, __file__, os.__file__, *needed],
-        places=[
-            *(*code, instance.state_dir, instance.runtime_dir),
-            *(f"{config.path.parent}/x", *_audit_places(config)),
-        ],
+        places=[*code, instance.state_dir, instance.runtime_dir, f"{config.path.parent}/x", *audit],
         words=words | {"path": str(config.path), "config": _text_of(config)},
     )
-
-
-def _audit_places(config: Config) -> list[str]:
-    # Below the state directory the server makes it itself.
-    path = config.audit.path
-    return [str(path)] if path.parent.is_dir() else []
 
 
 def _text_of(config: Config) -> str:

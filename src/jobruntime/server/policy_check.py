@@ -9,7 +9,9 @@ from pathlib import Path
 
 from jobruntime.model.policy import Policy
 
+from .config import read_config
 from .errors_out import run_reporting
+from .policy_accounts import MissingAccount, missing_accounts
 from .policy_file import read_policy, read_policy_of
 from .policy_text import format_policy
 from .programs import open_to_others, resolve
@@ -22,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check",
         help="check a policy file, and print what each role may do",
         description="Check a policy as `jobd serve` and a SIGHUP read it, and print what each role "
-        "may do. Warnings go to stderr. Exit code 1 where it cannot be used.",
+        "may do. With --config also whether there are the accounts that it names, on this host and "
+        "in [jobs] of jobd.toml. Warnings go to stderr. Exit code 1 where it cannot be used, or a "
+        "role can start nothing because its `user` is missing.",
         epilog="examples:\n  jobd policy check --config ~/jobs/jobd.toml\n"
         "  jobd policy check new-policy.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -38,17 +42,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    missing: list[MissingAccount] = []
     if args.config is not None:
-        policy = read_policy_of(args.config)
+        config = read_config(args.config)
+        policy = read_policy_of(config)
+        missing = list(missing_accounts(policy, config.users.accounts))
     else:
         policy = read_policy(args.policy.absolute())
-    for warning in _warnings(policy):
+    for warning in weak_commands(policy):
         print(f"jobd: warning: {warning}", file=sys.stderr)
+    for one in missing:
+        level = "" if one.is_forced else "warning: "
+        print(f"jobd: {level}{one.cause}; {one.remedy}", file=sys.stderr)
     sys.stdout.write(format_policy(policy))
-    return 0
+    return int(any(one.is_forced for one in missing))
 
 
-def _warnings(policy: Policy) -> Iterator[str]:
+def weak_commands(policy: Policy) -> Iterator[str]:
+    """Yield which of the allowed commands are absent, or others can change."""
     for rules in policy.roles:
         for entry in rules.commands or ():
             where = f"role {rules.name}'s commands: {entry}"

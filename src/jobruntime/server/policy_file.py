@@ -26,10 +26,11 @@ from jobruntime.model.policy import (
     RoleRules,
     is_role_name,
 )
-from jobruntime.model.quantities import parse_cpus, parse_size
+from jobruntime.model.quantities import parse_cpus
 from jobruntime.model.quota import NO_QUOTA, Quota
 
 from .config import Config, read_config
+from .config_jobs import rlimits_of
 from .config_logs import role_logs_of
 from .config_table import Table, as_key
 
@@ -37,12 +38,6 @@ _MAX_BYTES: Final = 1 << 20
 _WORD: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ACCOUNT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 _GRANTED: Final = tuple(verb for verb in Verb if verb not in ABOUT_ONESELF)
-_IN_BYTES: Final = frozenset({"as", "core", "data", "fsize", "memlock", "msgqueue", "rss", "stack"})
-_RLIMITS: Final = _IN_BYTES | {
-    *("cpu", "locks", "nice", "nofile", "nproc", "rtprio", "rttime", "sigpending")
-}
-"""setrlimit(2), without RLIMIT_ and in lower case."""
-_MAX_RLIMIT: Final = (1 << 63) - 1
 
 
 def read_policy_of(config: Config | Path) -> Policy:
@@ -136,7 +131,7 @@ def _role(roles: Table, name: str, shared: Quota) -> RoleRules:
         ceiling=ceiling,
         default_log=log,
         log_ceiling_bytes=log_ceiling,
-        rlimits=_rlimits(table.table("rlimits")),
+        rlimits=rlimits_of(table.table("rlimits")),
         quota=_quota(table.table("quotas"), shared),
     )
     if rules.isolation_forced and rules.isolation is None:
@@ -203,14 +198,14 @@ def _checked_account(table: Table, key: str, name: str) -> str:
     return name
 
 
-def _isolation(table: Table) -> str | None:
+def _isolation(table: Table) -> Isolation | None:
     if not table.has("isolation"):
         return None
     word = table.text("isolation", "")
     if word not in list(Isolation):
         known = ", ".join(Isolation)
         raise table.bad("isolation", f"{word!r} is no isolation", f"give one of {known}")
-    return word
+    return Isolation(word)
 
 
 def _check_limits(table: Table, default: Limits, ceiling: Limits) -> None:
@@ -222,39 +217,6 @@ def _check_limits(table: Table, default: Limits, ceiling: Limits) -> None:
         check_together(check_ceiling(cut_to_ceiling(default, ceiling), ceiling))
     except JobError as error:
         raise table.bad("ceiling", error.message, error.remedy) from error
-
-
-def _rlimits(table: Table) -> Mapping[str, tuple[int, int]]:
-    found: dict[str, tuple[int, int]] = {}
-    for name in table.keys():  # noqa: SIM118 - not a mapping
-        if name not in _RLIMITS:
-            known = ", ".join(sorted(_RLIMITS))
-            raise table.bad(name, "there is no such rlimit", f"give some of {known}")
-        value = table.value(name)
-        bounds = value if isinstance(value, list) else [value, value]
-        if len(bounds) != 2:
-            raise table.bad(name, "it is no pair", f"write {name} = 10, or {name} = [10, 20]")
-        soft, hard = (_bound(table, name, bound) for bound in bounds)
-        if hard >= 0 and (soft < 0 or soft > hard):
-            raise table.bad(
-                name, "the soft limit is above the hard one", "give the lower one first"
-            )
-        found[name] = soft, hard
-    return MappingProxyType(found)
-
-
-def _bound(table: Table, name: str, value: object) -> int:
-    if value == "max":
-        return -1
-    if isinstance(value, str) and name in _IN_BYTES:
-        try:
-            value = parse_size(value)
-        except JobError as error:
-            raise as_key(table, name, error) from error
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_RLIMIT:
-        size = ' or a size as "1G"' if name in _IN_BYTES else ""
-        raise table.bad(name, f"{value!r} is no limit", f'give a number{size}, or "max"')
-    return value
 
 
 def _quota(table: Table, base: Quota) -> Quota:

@@ -64,7 +64,7 @@ async def serve(config: Config, prepared: Prepared | None = None) -> None:
     keep_large_blocks()
     _raise_open_files()
     trust = Trust(config.tls)
-    policies = Policies(config)
+    policies = Policies(config, {} if prepared is None else prepared.disks)
     reloads = Reloads()
     requests: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final, assert_never
 
-from jobruntime.model.access import Verb
 from jobruntime.model.errors import JobError, Reason, invalid
-from jobruntime.model.policy import quota_of
+from jobruntime.model.policy import followers_quota
 from jobruntime.model.shares import check_may_share
 from jobruntime.model.state import State
 from jobruntime.rpc.convert import spec_of, status_to_proto, usage_to_proto
@@ -99,6 +98,7 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         job, terms = await self._admissions.update(
             caller, self._worker, _reference(request.job), changes
         )
+        note(rules=list(terms.rules))
         status = await self._worker.update(job, changes, owner=caller.owner, terms=terms)
         _logger.info("%s changed limits of job %s", caller.principal.name, status.job_id)
         return pb.UpdateResponse(status=status_to_proto(status))
@@ -211,8 +211,8 @@ class JobService(service_pb2_grpc.JobServiceServicer):
         """Stream a job's output; batches come encoded."""
         caller = current_caller()
         query = log_query_of(request)
-        quota = quota_of(caller.policy, caller.principal, Verb.LOGS)
-        with self._followers.counted(caller.principal.name, quota, "the roles' quota"):
+        quota, rule = followers_quota(caller.policy, caller.principal)
+        with self._followers.counted(caller.principal.name, quota, rule):
             events = self._worker.logs(_reference(request.job), query, owner=caller.owner)
             async with aclosing(events):  # type: ignore[type-var] # it is a generator
                 async for event in events:

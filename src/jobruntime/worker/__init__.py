@@ -22,7 +22,6 @@ from ..model.spec import JobSpec
 from ..model.state import Exited, Lost, Outcome, Signaled, State
 from ..model.status import JobStatus
 from .api import LogBatch, LogEnd, LogEvent, Removed, Worker
-from .operator_limits import resolve_limits
 from .policy import Plan
 from .settings import Settings
 
@@ -58,7 +57,6 @@ __all__ = [
     "State",
     "Terms",
     "Worker",
-    "resolve_limits",
 ]
 
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
+from ..model.access import Verb
 from ..model.admission import NO_TERMS, Terms
 from ..model.frames import Entry, Totals
 from ..model.limits import Limits
@@ -83,7 +84,8 @@ class Worker(ABC):
     async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
         """Return what `start` would give the job, and start nothing.
 
-        Raises JobError: LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, INVALID_ARGUMENT.
+        Raises JobError: LIMIT_NOT_ENFORCEABLE, LIMIT_ABOVE_CEILING, INVALID_ARGUMENT,
+        PERMISSION_DENIED, USER_UNAVAILABLE; RESOURCE_EXHAUSTED where a quota has no room now.
         """
 
     @abstractmethod
@@ -155,8 +157,10 @@ class Worker(ABC):
         """
 
     @abstractmethod
-    async def status(self, job: str, *, owner: str | None = None) -> JobStatus:
-        """Return what the job is doing, or how it ended.
+    async def status(
+        self, job: str, *, owner: str | None = None, verb: Verb = Verb.STATUS
+    ) -> JobStatus:
+        """Return what the job is doing, or how it ended; found as another verb would find it.
 
         Raises JobError: JOB_NOT_FOUND, JOB_AMBIGUOUS.
         """

@@ -208,7 +208,6 @@ class LocalWorker(Worker):
     async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """See Worker.start."""
         self._users.check(spec.user, terms)
-        spec = _isolated(spec, terms)
         if self._closing:
             raise JobError(
                 Reason.SPAWNER_UNAVAILABLE,
@@ -253,7 +252,8 @@ class LocalWorker(Worker):
             io = self._policy.io_at_start(spec.limits, terms)
             log = self._policy.log_at_start(spec.log, terms)
             with self._quotas.starting(owner, limits, log, terms.quota, terms.quota_rule):
-                started = await self._starter.start(spec, limits, io, log, owner, terms)
+                isolated = _isolated(spec, terms)
+                started = await self._starter.start(isolated, limits, io, log, owner, terms)
                 self._adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
@@ -264,12 +264,17 @@ class LocalWorker(Worker):
     async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
         """See Worker.plan."""
         self._users.check(spec.user, terms)
-        uid = self._owners.known_uid(owner)
+        limits = self._policy.at_start(spec.limits, terms)
+        log = self._policy.log_at_start(spec.log, terms)
+        self._quotas.check(owner, limits, log, terms.quota, terms.quota_rule)
+        user = self._users.known(owner, terms)
         return Plan(
-            limits=self._policy.at_start(spec.limits, terms),
-            log=self._policy.log_at_start(spec.log, terms),
-            uid=uid,
-            is_new_owner=uid is None and bool(self._instance.uids),
+            limits=limits,
+            log=log,
+            uid=None if user is None else user.uid,
+            is_new_owner=user is None,
+            isolation=_isolated(spec, terms).isolation or Isolation.NONE,
+            rlimits=self._starter.rlimits_of(terms),
         )
 
     async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
@@ -285,7 +290,9 @@ class LocalWorker(Worker):
             if error.reason is Reason.JOB_NOT_FOUND:  # it has just been removed
                 return False
             raise
-        if not same_request(earlier.spec, spec):
+        # What was not asked for the policy has given, and may give another today.
+        isolation = None if spec.isolation is None else earlier.spec.isolation
+        if not same_request(replace(earlier.spec, isolation=isolation), spec):
             raise JobError(
                 Reason.REQUEST_ID_REUSED,
                 f"cannot use request id {spec.request_id!r} again: job {job_id} was started "
@@ -411,9 +418,11 @@ class LocalWorker(Worker):
 
     # -- queries
 
-    async def status(self, job: str, *, owner: str | None = None) -> JobStatus:
+    async def status(
+        self, job: str, *, owner: str | None = None, verb: Verb = Verb.STATUS
+    ) -> JobStatus:
         """See Worker.status."""
-        job_id = await self._lookup.resolve(job, owner, Verb.STATUS)
+        job_id = await self._lookup.resolve(job, owner, verb)
         return status_of(*await self._lookup.look_up(job_id))
 
     async def wait(self, job: str, *, owner: str | None = None) -> JobStatus:
@@ -572,7 +581,7 @@ def _isolated(spec: JobSpec, terms: Terms) -> JobSpec:
     """Return `spec` with the isolation that its terms give it."""
     if terms.isolation is None:
         return spec
-    return replace(spec, isolation=Isolation(terms.isolation))
+    return replace(spec, isolation=terms.isolation)
 
 
 async def _reporting(work: Coroutine[None, None, None]) -> None:

@@ -9,7 +9,14 @@ from collections.abc import Iterable, Iterator
 
 from ..linux import sockets
 from ..linux.confine import is_roots_way
-from ..linux.ownership import give_key, give_tree, is_roots_own, let_pass, let_read
+from ..linux.ownership import (
+    give_key,
+    give_tree,
+    is_roots_own,
+    let_pass,
+    let_read,
+    make_directory_of,
+)
 from ..model.errors import JobError, Reason
 from ..model.protocol import KEEPER_SOCKETS
 from .instance import instance_tag, lock_holder
@@ -54,6 +61,11 @@ def take_state_over(settings: Settings, account: Account) -> None:
             f"cannot give {state_dir} to uid {account.uid}: {error.strerror}",
             "see that its file system knows owners, and this user namespace that uid",
         ) from error
+
+
+def make_directory(path: str, account: Account) -> None:
+    """Make a directory that is the server's user's alone; raises OSError."""
+    make_directory_of(path, account.uid, account.gid)
 
 
 def _living_keepers(directory: str) -> Iterator[str]:

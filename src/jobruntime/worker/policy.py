@@ -16,8 +16,10 @@ from ..model.io_rates import (
     cut_rates,
     replace_rates,
 )
+from ..model.isolation import Isolation
 from ..model.limits import SERVER, Limits, check_ceiling, check_together, merge_limits
 from ..model.log_policy import LogPolicy, resolve_log_policy
+from ..model.rlimits import Rlimits
 from .settings import Settings
 from .tree import check_enforceable
 
@@ -29,9 +31,12 @@ class Plan:
     limits: Limits
     log: LogPolicy
     uid: int | None
-    """The uid of the owner's jobs; None: the server's own, or one that is chosen at his first."""
+    """The uid of the job; None: the server's own, or one that is chosen at the owner's first."""
     is_new_owner: bool
     """His uid is chosen at his first start."""
+    isolation: Isolation
+    rlimits: Rlimits
+    """The role's, and the configuration's beside them."""
 
 
 class LimitPolicy:

@@ -32,7 +32,8 @@ class Prepared:
     ask: Callable[[dict[str, object]], Awaitable[int]]
     """Has the monitor start what a request names, and returns the pipe that is its stdout."""
     disks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Those of the paths in the operator's limits, which this process may not be able to see."""
+    """Those of the paths in the operator's limits, also the policy's: this process may not be able
+    to see them."""
     notes: tuple[str, ...] = ()
     """What the log is to tell of this, once the server serves."""
 

@@ -44,18 +44,23 @@ class Quotas:
         if not self._live[owner]:
             del self._live[owner]
 
+    def check(self, owner: str, limits: Limits, log: LogPolicy, quota: Quota, rule: str) -> None:
+        """Raise the JobError with which `starting` would refuse it now; its rate is not asked."""
+        if quota != NO_QUOTA:
+            kept = self._kept_log_bytes(owner)
+            check_start(quota, rule, self._claims(owner), kept, _claim_of(limits, log))
+
     @contextmanager
     def starting(
-        self, owner: str, limits: Limits, log: LogPolicy, quota: Quota | None, rule: str
+        self, owner: str, limits: Limits, log: LogPolicy, quota: Quota, rule: str
     ) -> Iterator[None]:
         """Count a start under way: when this ends, the job has been added, or there is none.
 
         Raises JobError: RESOURCE_EXHAUSTED or LIMIT_ABOVE_CEILING where the quota has no room.
         """
-        claim = Claim("", limits.cpu_millis, limits.memory_bytes, log.max_bytes)
-        if quota is not None and quota != NO_QUOTA:
-            check_start(quota, rule, self._claims(owner), self._kept_log_bytes(owner), claim)
-            self._take_start(owner, quota, rule)
+        self.check(owner, limits, log, quota, rule)
+        self._take_start(owner, quota, rule)
+        claim = _claim_of(limits, log)
         self._starting[owner].append(claim)
         try:
             yield
@@ -65,9 +70,7 @@ class Quotas:
                 del self._starting[owner]
 
     @contextmanager
-    def updating(
-        self, job: LiveJob, limits: Limits, quota: Quota | None, rule: str
-    ) -> Iterator[None]:
+    def updating(self, job: LiveJob, limits: Limits, quota: Quota, rule: str) -> Iterator[None]:
         """Count the larger of a job's present and its new limits while they are changed.
 
         Raises JobError as `starting` does. Where the keeper did not say whether it has made the
@@ -76,7 +79,7 @@ class Quotas:
         job_id = job.record.job_id
         before = self._claim(job)
         asked = replace(before, cpu_millis=limits.cpu_millis, memory_bytes=limits.memory_bytes)
-        if quota is not None and quota != NO_QUOTA:
+        if quota != NO_QUOTA:
             others = [claim for claim in self._claims(job.record.owner) if claim.job != job_id]
             check_update(quota, rule, others, before, asked)
         unknown = self._updating.get(job_id)
@@ -121,6 +124,10 @@ class Quotas:
         if left < 1:
             raise starts_refused(quota, rule, (1 - left) / rate)
         self._starts[owner] = (left - 1, now)
+
+
+def _claim_of(limits: Limits, log: LogPolicy) -> Claim:
+    return Claim("", limits.cpu_millis, limits.memory_bytes, log.max_bytes)
 
 
 def _larger(one: Claim, other: Claim) -> Claim:

@@ -117,10 +117,14 @@ class Starter:
         # Held there until the caller has taken it over: no look-up may meet it before.
         self.starting.add(record.job_id)
         try:
-            return await self._start(record, _Standing(user, {**self._rlimits, **terms.rlimits}))
+            return await self._start(record, _Standing(user, self.rlimits_of(terms)))
         except BaseException:
             self.starting.discard(record.job_id)
             raise
+
+    def rlimits_of(self, terms: Terms) -> Rlimits:
+        """Return the resource limits of a job: the role's, and the configuration's beside them."""
+        return {**self._rlimits, **terms.rlimits}
 
     async def _start(self, record: JobRecord, terms: _Standing) -> Started:
         for last in (False, True):

@@ -614,7 +614,7 @@ class ExplainRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[StartRequest, _Mapping]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("allowed", "refusal", "role", "rules", "program", "account", "uid", "limits", "log", "isolation", "resource_limits", "working_directory", "stop_signal", "grace_ms", "timeout_ms", "notes")
+    __slots__ = ("allowed", "refusal", "role", "rules", "program", "account", "uid", "limits", "log", "isolation", "resource_limits", "working_directory", "stop_signal", "grace_ms", "timeout_ms", "notes", "shares", "quota")
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -631,6 +631,8 @@ class ExplainResponse(_message.Message):
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_FIELD_NUMBER: _ClassVar[int]
     allowed: bool
     refusal: StartRefusal
     role: str
@@ -647,7 +649,25 @@ class ExplainResponse(_message.Message):
     grace_ms: int
     timeout_ms: int
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, allowed: _Optional[bool] = ..., refusal: _Optional[_Union[StartRefusal, _Mapping]] = ..., role: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., program: _Optional[str] = ..., account: _Optional[str] = ..., uid: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., isolation: _Optional[str] = ..., resource_limits: _Optional[_Iterable[_Union[ResourceLimit, _Mapping]]] = ..., working_directory: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    quota: Quota
+    def __init__(self, allowed: _Optional[bool] = ..., refusal: _Optional[_Union[StartRefusal, _Mapping]] = ..., role: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., program: _Optional[str] = ..., account: _Optional[str] = ..., uid: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., log: _Optional[_Union[LogBounds, _Mapping]] = ..., isolation: _Optional[str] = ..., resource_limits: _Optional[_Iterable[_Union[ResourceLimit, _Mapping]]] = ..., working_directory: _Optional[str] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., notes: _Optional[_Iterable[str]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., quota: _Optional[_Union[Quota, _Mapping]] = ...) -> None: ...
+
+class Quota(_message.Message):
+    __slots__ = ("jobs", "cpu_millis", "memory_bytes", "log_bytes", "followers", "starts_per_second")
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    CPU_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWERS_FIELD_NUMBER: _ClassVar[int]
+    STARTS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    jobs: int
+    cpu_millis: int
+    memory_bytes: int
+    log_bytes: int
+    followers: int
+    starts_per_second: float
+    def __init__(self, jobs: _Optional[int] = ..., cpu_millis: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., log_bytes: _Optional[int] = ..., followers: _Optional[int] = ..., starts_per_second: _Optional[float] = ...) -> None: ...
 
 class StartRefusal(_message.Message):
     __slots__ = ("reason", "message", "remedy")

@@ -39,6 +39,7 @@ from jobruntime.worker.trial import Trial
 from jobruntime.worker.uids import find_accounts, taken_uid
 
 from .certificates import check_clients, check_revocations
+from .policy import check_policy
 from .report import Check, Level, failed, failed_with, good, lacking
 
 _MIB: Final = 1 << 20
@@ -57,6 +58,7 @@ def check_instance(config: Config) -> Iterator[Check]:
     yield from _check_state_dir(str(config.state_dir))
     yield from _check_work_dir(config)
     yield from _check_certificates(config)
+    yield check_policy(config)
     if os.geteuid() == 0:
         yield _check_uids(config)
         yield _check_server_user(config)
