@@ -469,7 +469,8 @@ def test_a_key_that_root_has_renewed_is_given_to_the_server_at_hangup(
     assert key.stat().st_uid == 0
     os.kill(instance.monitor_pid, signal.SIGHUP)
     eventually(lambda: key.stat().st_uid == server_uid(instance))
-    instance._gone()
+    with instance.admin.api() as api:
+        assert api.start("true")
 
 
 # ---------------------------------------------------------------- what goes through the keeper

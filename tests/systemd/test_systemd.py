@@ -64,9 +64,10 @@ class Service:
         self.port = 20_000 + os.getpid() % 10_000
         listen = f"127.0.0.1:{self.port}"
         run(*become, BIN / "jobd", "init", "--dir", directory, "--listen", listen, "--admin", "ann")
-        text = self.config.read_text().split("[limits", 1)[0]
-        # Above what a service has by itself: only who has CAP_SYS_RESOURCE can give it.
-        self.config.write_text(text + ("" if become else '[jobs.rlimits]\nmemlock = "unlimited"\n'))
+        if not become:
+            # Above what a service has by itself: only who has CAP_SYS_RESOURCE can give it.
+            with self.config.open("a") as config:
+                config.write('[jobs.rlimits]\nmemlock = "unlimited"\n')
 
     @property
     def command(self) -> str:
@@ -144,6 +145,9 @@ def unit(name: str, text: str) -> Iterator[None]:
     try:
         run("systemctl", "start", name)
         yield
+    except BaseException:
+        print(logged(name))  # the place it stands in is gone with the guest
+        raise
     finally:
         run("systemctl", "stop", name, check=False)
         path.unlink()
