@@ -262,10 +262,17 @@ def test_what_the_packaged_service_may_reaches_as_far_as_it_should(directory: Pa
         # Where one of monitor and server dies, systemd starts both again, and no job is lost.
         job, old = service.jobc("start", "--isolate", "sleep", "1000"), service.server_pid()
         os.kill(old, signal.SIGKILL)
+        eventually(lambda: "NRestarts=1" in restarts(), DEADLINE_S, "the restart")
+        eventually(service.is_listening, DEADLINE_S, "the server")
         assert service.jobc("status", job) == "running"
         assert service.server_pid() != old
         service.jobc("stop", job)
         assert service.status(job)["state"] == "terminated"
+
+
+def restarts() -> str:
+    """Return how often systemd has started the service again by itself."""
+    return run("systemctl", "show", "--property=NRestarts", "jobd.service")
 
 
 def assert_listens_as(uid: int, port: int) -> None:
