@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tree=$PWD/build/debian
-if [ ! -e "$tree/.made" ]; then
+packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,iproute2,procps,kmod,polkitd,python3,bubblewrap
+if [ "$(cat "$tree/.made" 2>/dev/null)" != "$packages" ]; then
 	[ "$(id -u)" = 0 ] || {
 		echo "cannot make $tree: debootstrap needs root" >&2
 		exit 1
@@ -13,13 +14,11 @@ if [ ! -e "$tree/.made" ]; then
 	echo "== making a Debian with systemd in build/debian (300 MB, some minutes)"
 	rm -rf "$tree"
 	mkdir -p build
-	debootstrap --variant=minbase \
-		--include=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,iproute2,procps,kmod,polkitd,python3 \
-		bookworm "$tree" >build/debootstrap.log || {
+	debootstrap --variant=minbase --include="$packages" bookworm "$tree" >build/debootstrap.log || {
 		tail -n 20 build/debootstrap.log >&2
 		exit 1
 	}
-	touch "$tree/.made"
+	echo "$packages" >"$tree/.made"
 fi
 scripts/ensure-packages.sh guest
 scripts/venv.sh dev

@@ -421,6 +421,30 @@ def test_a_state_directory_of_roots_is_given_to_the_server_once(
     assert "which was root's" not in instance.stderr
 
 
+def test_jobs_that_run_from_before_the_server_was_unprivileged_end_first(
+    make_instance: MakeInstance,
+) -> None:
+    instance = make_instance()
+    job = instance.admin.start("sleep", "1000")
+    instance.stop()
+    subprocess.run(["chown", "-R", "0:0", instance.state_dir], check=True)  # as before this version
+    for place in (instance.runtime_dir, instance.runtime_dir / "keepers"):
+        os.chown(place, 0, 0)
+        place.chmod(0o700)
+
+    serve = (BIN / "jobd", "serve", "--config", instance.config_path)
+    refused = subprocess.run(serve, capture_output=True, timeout=60, check=False)
+    assert refused.returncode == 1
+    assert b"jobs run that an earlier version has started, as root" in refused.stderr
+    owners = {path.lstat().st_uid for path in instance.jobs_dir.rglob("*")}
+    assert owners == {0}
+
+    end = (BIN / "jobd", "stop", "--jobs", "--config", instance.config_path)
+    subprocess.run(end, check=True, timeout=60)
+    instance.start()
+    assert instance.admin.status(job) == "stopped (signal: 15)"
+
+
 def test_state_of_somebody_else_is_refused(make_instance: MakeInstance) -> None:
     instance = make_instance()
     instance.stop()
