@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +18,6 @@ from ..model.io_rates import encode_io_order
 from ..model.isolation import Isolation
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
-from ..model.record import Progress
 from ..model.shares import Share
 from ..model.spec import JobSpec, check_grace_ms, same_request
 from ..model.status import JobStatus
@@ -29,6 +26,7 @@ from .api import LogEvent, Removed, Worker
 from .catalogue import Catalogue
 from .instance import Instance, open_instance, remove_places
 from .live import ChangeFailedError, LiveJob
+from .live_jobs import LiveJobs
 from .log_filter import LineSearch
 from .log_reader import Position
 from .log_streams import LogStreams
@@ -39,17 +37,16 @@ from .owners import Owners
 from .policy import LimitPolicy, Plan
 from .prepared import Prepared
 from .quotas import Quotas
-from .recovery import Settled, recoverable_ids, settle
 from .removal import Remover
 from .reservations import Reservations
-from .retention import RetentionLoop, measure, measured
+from .retention import RetentionLoop
 from .settings import Settings
 from .sharing import Sharing, while_shared
 from .spawner import Spawner
 from .start_errors import change_error
 from .starter import Starter
 from .stats import usage_now, usage_of_keeper
-from .store import JobRecord, status_of
+from .store import status_of
 from .tail import TailHub
 from .threads import Threads
 from .tree import limit_all_jobs
@@ -58,8 +55,6 @@ from .users import Users
 _T = TypeVar("_T")
 _START_S: Final = 10.0
 _REACH_S: Final = 10.0
-_RECOVERIES: Final = 32
-_AT_ONCE: Final = 1000
 _ANSWER_S: Final = 45.0
 _OVERDUE_S: Final = 5.0
 _STATS_TRIES: Final = 3
@@ -88,10 +83,8 @@ class LocalWorker(Worker):
         self._prepared = prepared
         self._settings = settings
         self._compile_search = compile_search
-        self._live: dict[str, LiveJob] = {}
         self._reservations = Reservations()
         self._closing = False
-        self._unreachable: set[str] = set()
         self._starts: set[asyncio.Future[str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -120,6 +113,11 @@ class LocalWorker(Worker):
             self._quotas = Quotas(self._catalogue.kept_bytes)
             self._tail: TailHub[Position, Found] = TailHub()
             stack.callback(self._tail.close)
+            places = (self._instance, self._threads, self._catalogue)
+            self._jobs = LiveJobs(
+                *places, quotas=self._quotas, tail=self._tail, run_task=self._run_task
+            )
+            self._live = self._jobs.by_id
             jobs_dir = self._instance.jobs_dir
             self._logs = LogStreams(jobs_dir, self._tail, self._compile_search)
             start = None if self._prepared is None else self._prepared.start_spawner
@@ -131,15 +129,15 @@ class LocalWorker(Worker):
                 self._settings.rlimits,
             )
             starting = self._starter.starting
-            places = (self._instance, self._threads, self._catalogue)
             self._lookup = Lookup(*places, self._live, starting)
             self._sharing = Sharing(*places, self._live)
             by_spawner = self._starter.remove_home if self._instance.is_prepared else None
             self._remover = Remover(*places, by_spawner)
             self._retention = RetentionLoop(self._settings.retention, *places, self._remover)
+            self._jobs.connect(self._starter.sweep, self._retention.wake)
             stack.push_async_callback(self._let_go)
             await self._spawner.ensure()
-            await self._recover()
+            await self._jobs.recover()
             self._run_task(self._remover.clean_up())
             self._run_task(self._retention.run())
             self._resources = stack.pop_all()
@@ -195,11 +193,11 @@ class LocalWorker(Worker):
         while jobs := list(self._live):
             await asyncio.gather(*(self.stop(job_id, by=by) for job_id in jobs))
             await asyncio.sleep(0)
-        if self._unreachable:
+        if silent := sorted(self._jobs.unreachable):
             raise JobError(
                 Reason.KEEPER_UNREACHABLE,
-                f"cannot stop {len(self._unreachable)} jobs whose keepers live and do not answer: "
-                + ", ".join(sorted(self._unreachable)),
+                f"cannot stop {len(silent)} jobs whose keepers live and do not answer: "
+                + ", ".join(silent),
                 "the operator should look at these keepers (processes named jobd-keeper)",
             )
 
@@ -254,7 +252,7 @@ class LocalWorker(Worker):
             with self._quotas.starting(owner, limits, log, terms.quota, terms.quota_rule):
                 isolated = _isolated(spec, terms)
                 started = await self._starter.start(isolated, limits, io, log, owner, terms)
-                self._adopt(started.record, started.progress, started.keeper)
+                self._jobs.adopt(started.record, started.progress, started.keeper)
             self._starter.starting.discard(started.record.job_id)
             self._run_task(self._starter.sync(started))
             self._reservations.keep(owner, spec, started.record.job_id)
@@ -301,52 +299,6 @@ class LocalWorker(Worker):
             )
         return True
 
-    def _adopt(self, record: JobRecord, progress: Progress | None, sock: socket.socket) -> LiveJob:
-        job = LiveJob(record, progress, self._on_silence)
-        self._live[record.job_id] = job
-        self._quotas.add(job)
-        job.ended.add_done_callback(lambda _: self._run_task(self._retire_job(job)))
-        job.attach(sock)
-        return job
-
-    # -- the end of a job
-
-    def _on_silence(self, job: LiveJob) -> None:
-        self._run_task(self._settle_live(job))
-
-    async def _settle_live(self, job: LiveJob) -> None:
-        pause_s = 1.0
-        while True:
-            try:
-                settled = await settle(self._instance, job.record.job_id, self._starter.sweep)
-                break
-            except (JobError, OSError, ValueError) as error:
-                # Without an end it would be told as running for ever.
-                _logger.error("cannot tell what became of job %s: %s", job.record.job_id, error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 60.0)
-        if settled.keeper is not None:
-            job.attach(settled.keeper)
-        elif settled.progress is not None:
-            job.finish(settled.progress)
-
-    async def _retire_job(self, job: LiveJob) -> None:
-        job_id = job.record.job_id
-        try:
-            await self._mark_ended(job_id, job.progress)
-        finally:
-            # Also where the catalogue could not be written: it is only an index.
-            self._live.pop(job_id, None)
-            self._quotas.forget(job)
-            job.retired.set()
-            self._tail.wake(f"{self._instance.jobs_dir}/{job_id}")
-            self._retention.wake()
-
-    async def _mark_ended(self, job_id: str, progress: Progress | None) -> None:
-        jobs_dir = self._instance.jobs_dir
-        ended = await self._threads.in_files(lambda: measure(jobs_dir, job_id, progress))
-        await self._threads.in_index(lambda: self._catalogue.mark_ended(ended))
-
     async def remove(self, job: str, *, owner: str | None = None) -> Removed:
         """See Worker.remove."""
         job_id = await self._lookup.resolve(job, owner)
@@ -369,52 +321,6 @@ class LocalWorker(Worker):
     ) -> Removed:
         """See Worker.prune."""
         return await self._remover.prune(owner, ended_before_ms, keep, dry_run=dry_run)
-
-    # -- recovery
-
-    async def _recover(self) -> None:
-        known = await self._threads.in_index(lambda: self._catalogue.ids(ended=True))
-        running = await self._threads.in_index(lambda: self._catalogue.ids(ended=False))
-        ids, gone = await self._threads.in_files(lambda: recoverable_ids(self._instance, known))
-        with contextlib.suppress(sqlite3.Error):  # a full disk: they are not found anyhow
-            await self._threads.in_index(lambda: self._catalogue.remove_all(gone))
-        ids -= await self._recover_ended(sorted(ids - running))
-        room = asyncio.Semaphore(_RECOVERIES)
-
-        async def recover(job_id: str) -> None:
-            async with room:
-                try:
-                    await self._recover_job(job_id)
-                except (JobError, OSError, ValueError) as error:
-                    # One job that can't be read must not keep the server from all the others.
-                    if isinstance(error, JobError) and error.reason is Reason.KEEPER_UNREACHABLE:
-                        self._unreachable.add(job_id)
-                    _logger.error("cannot recover job %s: %s", job_id, error)
-
-        await asyncio.gather(*(recover(job_id) for job_id in sorted(ids | running)))
-
-    async def _recover_ended(self, job_ids: list[str]) -> set[str]:
-        """Enter those of the jobs that have plainly ended, as all have where the index is new."""
-        done: set[str] = set()
-        for start in range(0, len(job_ids), _AT_ONCE):
-            some = job_ids[start : start + _AT_ONCE]
-            found = await self._threads.in_files(partial(measured, self._instance, some))
-            with contextlib.suppress(sqlite3.Error):
-                await self._threads.in_index(partial(self._catalogue.add_ended, found))
-                done.update(record.job_id for record, _ in found)
-        return done
-
-    async def _recover_job(self, job_id: str) -> None:
-        settled: Settled = await settle(self._instance, job_id, self._starter.sweep)
-        record = settled.record
-        if record is None:
-            await self._threads.in_index(lambda: self._catalogue.remove(job_id))
-            return
-        await self._threads.in_index(lambda: self._catalogue.add(record))
-        if settled.keeper is not None:
-            self._adopt(record, settled.progress, settled.keeper)
-        else:
-            await self._mark_ended(job_id, settled.progress)
 
     # -- queries
 
