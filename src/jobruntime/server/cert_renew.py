@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import os
 import sys
 from collections.abc import Sequence
 
@@ -49,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
         "The old one stays valid until it ends; to lock it out:\n"
         f"  jobd cert revoke {format_serial(old.serial_number)} --dir {premises.directory}"
     )
-    if pair.key == premises.tls.key and os.geteuid() == 0:
-        print("A server that runs takes it with SIGHUP: systemctl reload jobd")
     return 0
 
 
