@@ -538,6 +538,27 @@ def test_certificates_that_only_root_could_read_are_shown_to_the_server(
     assert stat.S_IMODE((instance.directory / "pki/ca.key").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("key", ["policy", "crl"])
+def test_a_file_whose_replacement_the_server_would_not_see_is_refused(
+    make_instance: MakeInstance, tmp_path: Path, key: str
+) -> None:
+    instance = make_instance(serve=False)
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    name = {"policy": "policy.toml", "crl": "crl.pem"}[key]
+    old = {"policy": "policy.toml", "crl": "pki/crl.pem"}[key]
+    (closed / name).write_bytes((instance.directory / old).read_bytes())
+    text = instance.config_path.read_text()
+    assert f'"{old}"' in text
+    instance.config_path.write_text(text.replace(f'"{old}"', f'"{closed / name}"'))
+
+    done = jobd("serve", "--config", instance.config_path, home=instance.directory)
+
+    assert done.returncode == 1
+    assert b"would not see when it is replaced" in done.stderr
+    assert f"chmod o+x {closed}".encode() in done.stderr
+
+
 def test_a_file_that_the_server_cannot_be_given_is_named(make_instance: MakeInstance) -> None:
     instance = make_instance(serve=False)
     key = instance.config.tls.key

@@ -22,6 +22,7 @@ from jobruntime.rpc.tls import read_client_pair
 from jobruntime.server import cert, cert_list, cert_renew, cert_revoke, cert_rollover, pki
 from jobruntime.server.authorities import Premises, premises_at, read_instance_lists
 from jobruntime.server.config import parse_address
+from jobruntime.server.identity import format_serial
 from jobruntime.server.init_instance import InitOptions, init_instance
 from jobruntime.server.issued import read_issued
 
@@ -61,7 +62,7 @@ def states(premises: Premises) -> dict[str, list[str]]:
 
 
 def serial_of(pair: pki.Pair) -> str:
-    return f"{pki.read_certificate(pair.certificate).serial_number:040X}"
+    return format_serial(pki.read_certificate(pair.certificate).serial_number)
 
 
 NAMES = ["", "../ca", "a/b", ".hidden", "a\nb", "a\0b", "x" * 65, "x" * 65_536, "-rf", "\u0430dmin"]
@@ -159,6 +160,7 @@ def test_a_revocation_that_no_server_reads_is_no_success(premises: Premises) -> 
     with pytest.raises(JobError, match="names no revocation list") as caught:
         revoke(premises_at(premises.directory), "alice")
     assert 'crl = "' in caught.value.remedy
+    assert states(premises)["alice"] == ["valid"]  # nothing tells of what there is not
 
 
 def test_the_record_has_every_certificate_and_outlives_a_cut_line(

@@ -38,7 +38,7 @@ RULES = st.builds(
     verbs=VERBS,
     commands=st.one_of(st.none(), st.lists(st.sampled_from(PLACES), unique=True).map(tuple)),
     users=st.lists(st.sampled_from(["a", "b"]), unique=True).map(tuple),
-    isolation=st.sampled_from(["none", "net"]),
+    isolation=st.sampled_from(Isolation),
     isolation_forced=st.booleans(),
     ceiling=st.builds(Limits, memory_bytes=SIZES),
     log_ceiling_bytes=SIZES,
@@ -63,7 +63,7 @@ STARTS = st.builds(
     limits=st.builds(Limits, memory_bytes=SIZES),
     log=st.builds(LogPolicy, max_bytes=SIZES),
     user=st.sampled_from([None, "a", "b", "root"]),
-    isolation=st.sampled_from([None, "none", "net"]),
+    isolation=st.sampled_from([None, *Isolation]),
 )
 
 
@@ -120,7 +120,12 @@ def admits(rules: RoleRules, asked: StartAsked) -> bool:
         Verb.START in rules.verbs
         and program
         and asked.user in (None, *rules.users)
-        and (not rules.isolation_forced or asked.isolation in (None, rules.isolation))
+        and not (
+            rules.isolation_forced
+            and rules.isolation is not None
+            and asked.isolation is not None
+            and list(Isolation).index(asked.isolation) < list(Isolation).index(rules.isolation)
+        )
         and is_within(asked.limits.memory_bytes, rules.ceiling.memory_bytes)
         and is_within(asked.log.max_bytes, rules.log_ceiling_bytes)
     )

@@ -108,3 +108,13 @@ def test_what_others_could_replace_is_told(base: Path) -> None:
         tool.chmod(0o755)
         os.chown(tool, 12345, 0)
         assert str(tool) in open_to_others(str(tool))
+
+
+def test_a_sticky_directory_that_stands_for_all_below_it_is_open_to_others(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "tool").write_text("")
+    place.chmod(0o1777)
+    assert str(place) in open_to_others(f"{place}/")
+    assert str(place) not in open_to_others(f"{place}/tool")

@@ -225,9 +225,10 @@ def _account(policy: Policy, rules: RoleRules, asked: StartAsked, told: list[str
 def _isolation(
     policy: Policy, rules: RoleRules, asked: StartAsked, told: list[str]
 ) -> Isolation | None:
-    if rules.isolation_forced and asked.isolation not in (None, rules.isolation):
+    least, wanted = rules.isolation, asked.isolation
+    if rules.isolation_forced and least and wanted and wanted.strictness < least.strictness:
         what = f"cannot run a job with the isolation {str(asked.isolation)!r}"
-        remedy = f"leave it out, or give {rules.isolation}"
+        remedy = f"leave it out, or give {rules.isolation} or what keeps away more"
         raise _refused(policy, rules, what, "isolation_forced", remedy)
     if rules.isolation is not None and asked.isolation in (None, rules.isolation):
         told.append(f"role {rules.name}: isolation {rules.isolation}")

@@ -27,8 +27,3 @@ class Isolation(StrEnum):
     def has_own_network(self) -> bool:
         """Whether the job gets a network namespace of its own."""
         return self in (Isolation.LOOPBACK, Isolation.NO_NETWORK)
-
-
-def stricter(one: Isolation, other: Isolation) -> Isolation:
-    """Return the one of the two that keeps away more."""
-    return max(one, other, key=lambda isolation: isolation.strictness)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.worker.ownership import give_files, make_directory
+from jobruntime.worker.ownership import closed_directory, give_files, make_directory
 from jobruntime.worker.settings import Account
 
 from .config import Config, server_uid_of
@@ -33,6 +34,28 @@ def give_server_files(config: Config, account: Account) -> list[str]:
     tls = config.tls
     readable = [str(path) for path in (tls.ca, tls.cert, tls.crl, config.policy) if path]
     return give_files(str(config.path.parent), str(tls.key), readable, account)
+
+
+def check_live_files(config: Config, account: Account) -> list[str]:
+    """Refuse a policy or revocation list that the server would not see replaced; return warnings.
+
+    In a directory that it cannot pass, it is shown the file that is there at its start. Raises
+    JobError (CONFIG_INVALID).
+    """
+    for key, path in (("policy", config.policy), ("tls.crl", config.tls.crl)):
+        if path is not None and (closed := closed_directory(str(path), account)):
+            raise JobError(
+                Reason.CONFIG_INVALID,
+                f"cannot use {path} for the key {key}: the server's user cannot pass {closed}, and "
+                "would not see when it is replaced",
+                f"run: chmod o+x {shlex.quote(closed)}; or put it beside jobd.toml",
+            )
+    tls = (config.tls.key, config.tls.cert, config.tls.ca)
+    return [
+        f"{path}: the server's user cannot pass {closed}; restart jobd when the file is replaced"
+        for path in tls
+        if (closed := closed_directory(str(path), account))
+    ]
 
 
 def make_audit_directory(config: Config, account: Account) -> None:

@@ -27,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     if (args.config is None) == (not args.files):
-        raise invalid("cannot verify an audit: none was named", "give either --config or files")
+        raise invalid(
+            "cannot verify an audit: name one, and in one way", "give either --config or files"
+        )
     try:
         wanted = None if args.head is None else parse_head(args.head)
     except ValueError as error:

@@ -23,6 +23,7 @@ _WHOLE_SERIAL: Final = 40
 def run(args: argparse.Namespace) -> int:
     """Revoke, print what was revoked, and return the exit code."""
     premises = premises_at(args.dir)
+    _check_list(premises)
     serial = args.what.replace(":", "").upper()
     with changing(premises.pki_dir):
         states, _ = read_states(premises)
@@ -39,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"Revoked {one.serial} of {one.name}.")
     if not found:
         print(f"Revoked {serial}.")
-    _tell_unread(premises)
     return 0
 
 
@@ -97,11 +97,12 @@ def _ca_of_unrecorded(premises: Premises, args: argparse.Namespace, serial: str)
     return ca_id(pki.read_certificate(premises.ca.certificate))
 
 
-def _tell_unread(premises: Premises) -> None:
+def _check_list(premises: Premises) -> None:
+    # A list that nobody reads would tell of revocations that there are not.
     if premises.tls.crl is None:
         config = shlex.quote(str(premises.directory / "jobd.toml"))
         raise JobError(
             Reason.CONFIG_INVALID,
-            f"cannot make it count: {config} names no revocation list",
-            f'write crl = "{premises.crl}" into its table [tls] and restart jobd',
+            f"cannot revoke a certificate: {config} names no revocation list",
+            f'write crl = "{premises.crl}" into its table [tls], repeat this, and restart jobd',
         )

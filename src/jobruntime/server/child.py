@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
 
 def _run(handed: Handed) -> int:
     configure_logging()
+    os.umask(0o077)
     words = handed.words
     config = parse_config(words["config"].encode(), Path(words["path"]))
     work = _end_jobs if words["purpose"] == END_JOBS else _serve

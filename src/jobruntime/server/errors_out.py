@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 from jobruntime.model.errors import JobError
 
 EXIT_FAILED: Final = 1
+EXIT_CLOSED_PIPE: Final = 141
+"""As of a process that SIGPIPE has ended, and as jobc has it."""
 
 
 def print_error(error: JobError, program: str = "jobd") -> None:
@@ -21,7 +24,13 @@ def print_error(error: JobError, program: str = "jobd") -> None:
 def run_reporting(action: Callable[[], int], program: str = "jobd") -> int:
     """Return the exit code of `action`, or print its JobError and return `EXIT_FAILED`."""
     try:
-        return action()
+        code = action()
+        sys.stdout.flush()
+        return code
     except JobError as error:
         print_error(error, program)
         return EXIT_FAILED
+    except BrokenPipeError:
+        # Whoever read has seen enough (| head); what is left in the buffer must not fail later.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_CLOSED_PIPE

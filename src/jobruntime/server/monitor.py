@@ -23,7 +23,7 @@ from jobruntime.worker.ownership import take_state_over
 from jobruntime.worker.settings import Account
 from jobruntime.worker.tree import limit_all_jobs
 
-from .account import give_server_files, make_audit_directory, server_account
+from .account import check_live_files, give_server_files, make_audit_directory, server_account
 from .config import Config, parse_config, read_config
 from .policy_disks import disks_of_policy
 from .signing import start_signer
@@ -62,6 +62,8 @@ def run_server(config: Config, purpose: str) -> int:
     try:
         limit_all_jobs(instance.tree, settings.all_limits)
         notes = _give_files(config, account)
+        if purpose == SERVE:
+            notes = "\n".join([*check_live_files(config, account), *notes.splitlines()])
         monitor = Monitor(
             instance,
             account,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,5 +66,7 @@ def weak_commands(policy: Policy) -> Iterator[str]:
             where = f"role {rules.name}'s commands: {entry}"
             if resolve(entry, for_others=False) is None:
                 yield f"{where} does not exist on this host"
+            elif os.path.isdir(entry) and not entry.endswith("/"):
+                yield f"{where} is a directory and allows nothing; with a `/` at its end all below"
             for path in open_to_others(entry):
                 yield f"{where} can be changed through {path}; make it root's, and go-w"

@@ -19,7 +19,7 @@ POLICY_TEXT: Final = """\
 
 # A role is what a certificate names in O. Roles of one caller are asked in the order of this file.
 # [roles.user]
-# verbs = { start = "own", stop = "own", status = "own", logs = "own" }
+# verbs = { start = "own", stop = "own", status = "own", logs = "own", renew = "own" }
 # The programs that may be started; a directory ends with "/" and stands for all below it.
 # commands = ["/usr/bin/rsync", "/srv/jobs/bin/"]
 # The account that jobs run as, or those that a start may ask for; else a uid of the owner's own.
@@ -47,7 +47,7 @@ POLICY_TEXT: Final = """\
 
 # A role of your own needs its verbs; whatever is not among them is denied.
 # [roles.operator]
-# verbs = { status = "any", logs = "any", stats = "any", stop = "any" }
+# verbs = { status = "any", logs = "any", stats = "any", stop = "any", renew = "own" }
 
 # For every role that does not say otherwise.
 # [quotas]

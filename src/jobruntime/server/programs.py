@@ -159,13 +159,18 @@ def open_to_others(entry: str) -> list[str]:
     That is the entry, what it stands for, and every directory on the way.
     """
     found: list[str] = []
-    for path in dict.fromkeys((entry.rstrip("/"), resolve(entry, for_others=False) or "")):
+    ends = dict.fromkeys((entry.rstrip("/"), resolve(entry, for_others=False) or ""))
+    for path in ends:
         while path and path != "/":
             with suppress(OSError):
                 status = os.stat(path)
-                # In a sticky directory nobody can replace what is not his own.
+                # On the way, nobody can replace what is not his own in a sticky directory; but to
+                # one that stands for all below it anybody adds a program.
                 loose = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+                on_the_way = not entry.endswith("/") or path not in ends
+                sticky = (
+                    on_the_way and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+                )
                 if (loose and not sticky) or status.st_uid not in (0, os.geteuid()):
                     found.append(path)
             path = os.path.dirname(path)

@@ -125,6 +125,12 @@ class LogReading:
             self._was_past = self._is_past()
             async for batch in self._read_present(None if ended or tail is None else tail.shared):
                 yield batch
+            if ended and not self._is_over and course is not None and self._is_short(course):
+                # The list of files may be older than the job's last ones. What is not there now
+                # is nowhere.
+                self._files.refresh()
+                async for batch in self._read_present(None):
+                    yield batch
             if self._is_over or ended or tail is None or self._was_past:
                 break
             await self._wait(tail.changed)
@@ -195,8 +201,11 @@ class LogReading:
     def _is_past(self) -> bool:
         return self._query.until_ns is not None and time.time_ns() > self._query.until_ns
 
+    def _is_short(self, course: Progress) -> bool:
+        return course.log_size is not None and self._reader.position.offset < course.log_size
+
     def _check_end(self, course: Progress) -> None:
-        if course.log_size is not None and self._reader.position.offset < course.log_size:
+        if self._is_short(course):
             raise self._damaged(f"{course.log_size} bytes were written")
 
     def _last_gaps(self, course: Progress) -> tuple[Entry, ...]:

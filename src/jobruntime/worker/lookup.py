@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 
 from ..model.access import Verb
 from ..model.errors import JobError, Reason
@@ -61,7 +62,7 @@ class Lookup:
         found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner, verb))
         matches = [match for match in found if match.job_id not in self._starting]
         if len(matches) > 1:
-            matches = _preferred(matches, reference)
+            matches = _preferred([self._as_it_is(match) for match in matches], reference)
         if len(matches) == 1 and owner is not None and matches[0].owner != owner:
             # The record decides: after a crash of the host the index may be older than it.
             record, _ = await self.look_up(matches[0].job_id)
@@ -77,6 +78,11 @@ class Lookup:
             )
         found_job.get()(matches[0].job_id)
         return matches[0]
+
+    def _as_it_is(self, match: Match) -> Match:
+        # The index learns of an end a moment later than whoever waited for it.
+        live = self._live.get(match.job_id)
+        return replace(match, ended=match.ended or (live is not None and live.ended.done()))
 
     async def look_up(self, job_id: str) -> tuple[JobRecord, Progress | None]:
         """Return the job's order and its course.

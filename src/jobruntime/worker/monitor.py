@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -31,6 +32,8 @@ from .instance import Instance, remove_unused_places, share_lock
 from .launch import start_spawner
 from .prepared import hand_over
 from .settings import Account
+
+_logger = logging.getLogger("jobd")
 
 Handler = Callable[[dict[str, object]], tuple[int, int]]
 """Starts a process for a request; returns its pid and the end of a pipe that is its stdout.
@@ -128,6 +131,8 @@ class Monitor:
                 elif fd == self._pidfd:
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                     os.close(self._pidfd)
+                    if code < 0:
+                        _logger.error("the server was ended by signal %d; jobs go on", -code)
                     return code if code >= 0 else 128 - code
                 elif not self._serve(channel):
                     poll.unregister(fd)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from ..linux import sockets
-from ..linux.confine import is_roots_way
+from ..linux.confine import closed_ways, is_roots_way
 from ..linux.ownership import (
     give_key,
     give_tree,
@@ -102,6 +102,16 @@ def give_files(top: str, key: str, certificates: Iterable[str], account: Account
             elif file != key and let_read(file, account.gid):
                 changed.append(f"the server's group {account.gid} may read {file} now")
     return changed
+
+
+def closed_directory(path: str, account: Account) -> str | None:
+    """Return the directory in which the file lies, where that is closed to this user."""
+    places = {os.path.dirname(path), os.path.dirname(os.path.realpath(path))}
+    try:
+        closed = closed_ways([path], account.uid, account.gid)
+    except OSError:
+        return None  # whoever reads it says what is missing
+    return next((place for place in closed if place in places), None)
 
 
 def _is_roots_way(path: str) -> bool:
