@@ -135,6 +135,19 @@ def test_a_job_that_is_granted_an_account_runs_as_it_with_its_primary_group_alon
     asyncio.run(main())
 
 
+def test_a_job_of_an_account_reads_its_own_groups_files(settings: Settings) -> None:
+    async def main() -> None:
+        async with LocalWorker(settings) as worker:
+            root = worker.instance.cgroup_root
+            if root is None:
+                pytest.skip("no cgroup v2 here that could be written")
+            script = f"cat {root}/jobs/$JOB_ID/cgroup.events"
+            output, _ = await run(worker, script, terms=Terms(account=NAME))
+            assert "populated 1" in output
+
+    asyncio.run(main())
+
+
 def test_a_user_that_is_not_granted_is_refused_whether_it_exists_or_not(settings: Settings) -> None:
     async def main() -> None:
         async with LocalWorker(settings) as worker:

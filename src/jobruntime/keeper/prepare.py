@@ -108,7 +108,7 @@ def _make_files(order: Order, paths: Paths, reply: int, undo: contextlib.ExitSta
     group = (-1, -1, -1)
     if paths.cgroup is not None:
         with _step(Step.CGROUP, paths.cgroup):
-            group = _make_group(paths.cgroup, order.uid, undo)
+            group = _make_group(paths.cgroup, order.gid, undo)
         writes = limit_writes(order.spec.limits, order.site.cgroup_files)
         apply_limits(paths.cgroup, lambda: writes)
     with _step(Step.CONTROL, order.site.runtime_dir):
