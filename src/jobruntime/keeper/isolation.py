@@ -31,12 +31,12 @@ from ..linux.namespaces import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
-    drop_capabilities,
     is_same_namespace,
     join_namespaces,
     parent_namespace,
     take_loopback_down,
 )
+from ..linux.privileges import drop_bounding_set, drop_capabilities
 from ..linux.processes import namespace_pid
 from ..linux.seccomp import filter_code, install_filter
 from ..model.isolation import Isolation
@@ -223,6 +223,7 @@ class View:
     def confine(self) -> None:
         """Give up every capability and refuse calls that no job needs, for good; raises OSError."""
         if os.geteuid() == 0:
+            drop_bounding_set()
             drop_capabilities()
         install_filter()
 

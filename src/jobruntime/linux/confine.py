@@ -16,12 +16,12 @@ from .libc import (
     MS_NODEV,
     MS_NOSUID,
     MS_REC,
-    drop_bounding_set,
     mount,
     set_no_new_privileges,
     set_parent_death_signal,
     unshare_mounts,
 )
+from .privileges import drop_bounding_set
 
 _MOST_LINKS: Final = 40  # as the kernel (path_resolution(7))
 

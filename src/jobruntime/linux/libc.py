@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 from typing import Final
@@ -11,8 +10,6 @@ from typing import Final
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_DUMPABLE: Final = 4
-_PR_CAPBSET_DROP: Final = 24
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -61,24 +58,6 @@ def become_subreaper() -> None:
 def set_no_new_privileges() -> None:
     """Forbid this process and what it execs to gain privileges by set-uid or capabilities."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-
-
-def forbid_dumps() -> None:
-    """Let nobody but root look into this process: no core dump, no ptrace, no /proc of its own."""
-    _prctl(_PR_SET_DUMPABLE, 0)
-
-
-def drop_bounding_set() -> None:
-    """Give up every capability that an exec could bring back."""
-    capability = 0
-    while True:
-        try:
-            _prctl(_PR_CAPBSET_DROP, capability)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # the kernel has no further ones
-                return
-            raise
-        capability += 1
 
 
 def unshare_mounts() -> None:

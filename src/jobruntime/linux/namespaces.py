@@ -1,4 +1,4 @@
-"""Namespaces and capabilities, through ctypes, each result checked."""
+"""Namespaces, through ctypes, each result checked."""
 
 from __future__ import annotations
 
@@ -20,16 +20,10 @@ CLONE_NEWNET: Final = 0x4000_0000
 _NS_GET_PARENT: Final = 0xB702  # ioctl_ns(2)
 _SIOCSIFADDR: Final = 0x8916
 _SIOCSIFFLAGS: Final = 0x8914  # netdevice(7)
-_PR_CAPBSET_READ: Final = 23
-_PR_CAPBSET_DROP: Final = 24
-_CAP_VERSION_3: Final = 0x2008_0522
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 # Looked up now: in a freshly forked process each look-up copies pages.
 _setns: Final = _libc.setns
-_prctl: Final = _libc.prctl
-_prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)  # variadic: the kernel reads five longs
-_capset: Final = _libc.capset
 
 
 def join_namespaces(pidfd: int, kinds: int) -> None:
@@ -58,18 +52,6 @@ def take_loopback_down() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         fcntl.ioctl(sock, _SIOCSIFADDR, struct.pack("16sH22x", b"lo", socket.AF_INET))
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", 0))
-
-
-def drop_capabilities() -> None:
-    """Give up every capability, for good: also what exec would give back to root."""
-    capability = 0
-    # Fails after the last one; 0 stands for one that whoever started the server had not.
-    while (held := _prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)) >= 0:
-        if held:
-            _check(_prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl PR_CAPBSET_DROP")
-        capability += 1
-    header = struct.pack("Ii", _CAP_VERSION_3, 0)
-    _check(_capset(header, bytes(24)), "capset")
 
 
 def _check(result: int, call: str) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_DUMPABLE: Final = 4
+_PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
@@ -56,7 +57,14 @@ def drop_bounding_set() -> None:
         code = _prctl(_PR_CAPBSET_DROP, capability)
         if code == errno.EINVAL:
             return  # this kernel has no more of them
+        if code == errno.EPERM and not _is_in_bounding_set(capability):
+            continue  # whoever started this had not got it
         _check(code, "prctl bounding set")
+
+
+def _is_in_bounding_set(capability: int) -> bool:
+    option, number = ctypes.c_int(_PR_CAPBSET_READ), ctypes.c_ulong(capability)
+    return bool(_libc.prctl(option, number, _ZERO, _ZERO, _ZERO))
 
 
 def drop_capabilities() -> None:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from ..linux.controllers import Lack, Offer
 from ..linux.files import encode_json, parse_json, read_whole, write_all
-from ..linux.libc import forbid_dumps
+from ..linux.privileges import forbid_inspection
 from ..model.errors import JobError, Reason
 from ..model.limits import Controller
 from .instance import Instance, join_lock, make_inner_directories
@@ -62,7 +62,7 @@ def take_over(fd: int) -> Handed:
     Nobody but root looks into this process from here on. Raises JobError (INSTANCE_IN_USE,
     CONFIG_INVALID).
     """
-    forbid_dumps()
+    forbid_inspection()
     raw = parse_json(read_whole(fd))
     os.close(fd)
     instance = decode_instance(raw["instance"])
