@@ -61,9 +61,9 @@ def run_server(config: Config, purpose: str) -> int:
     instance = open_instance(settings)
     try:
         limit_all_jobs(instance.tree, settings.all_limits)
-        notes = _give_files(config, account)
+        notes = give_server_files(config, account)
         if purpose == SERVE:
-            notes = "\n".join([*check_live_files(config, account), *notes.splitlines()])
+            notes += check_live_files(config, account)
         monitor = Monitor(
             instance,
             account,
@@ -71,21 +71,16 @@ def run_server(config: Config, purpose: str) -> int:
             on_hangup=lambda: _give_again(config, account),
         )
         disks = disks_of(settings) | disks_of_policy(config)
-        words = {"purpose": purpose, "notes": notes, "disks": json.dumps(disks)}
+        words = {"purpose": purpose, "notes": "\n".join(notes), "disks": json.dumps(disks)}
         return monitor.run(_program(config, instance, words))
     finally:
         instance.close()
 
 
-def _give_files(config: Config, account: Account) -> str:
-    """Let the server read what [tls] names, the CA's key stays root's; return what was changed."""
-    return "\n".join(give_server_files(config, account))
-
-
 def _give_again(config: Config, account: Account) -> None:
     # A new key is root's when it comes.
-    if changes := _give_files(config, account):
-        _logger.info("%s", changes)
+    for change in give_server_files(config, account):
+        _logger.info("%s", change)
 
 
 def _program(config: Config, instance: Instance, words: dict[str, str]) -> Program:
