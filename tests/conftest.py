@@ -1,5 +1,6 @@
 """Instances: one shared by all tests that leave it as it was, and one of the test's own."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,10 @@ __all__ = ["MakeInstance"]
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# A shell starts what it puts into the background with SIGINT ignored, and what tests start would
+# inherit that: no Ctrl-C would reach it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,28 @@ def processes_of(job_id: str) -> set[int]:
     }
 
 
+# Each process forks the next one and ends. A look at the process table rarely meets any: the next
+# one's pid is higher than the last of the list. So each leaves a byte behind.
+CHAIN: Final = """
+(setsid sh -c 'hop() { echo >>"$HOME/hops"; sleep 0.002; (hop) & exit 0; }; hop' &)
+exec sleep 600
+"""
+
+
+def chain_length(instance: Instance, job_id: str) -> int:
+    """Return how many processes the chain of the job has had until now."""
+    hops = instance.work_dir / job_id / "hops"
+    return hops.stat().st_size if hops.exists() else 0
+
+
+def assert_chain_ended(instance: Instance, job_id: str) -> None:
+    """Assert that the chain of the job, which has been told to be over, has no next process."""
+    before = chain_length(instance, job_id)
+    assert not processes_of(job_id)
+    time.sleep(0.2)
+    assert chain_length(instance, job_id) == before
+
+
 def is_alive(pid: int) -> bool:
     """Return whether the process runs: neither gone nor a zombie."""
     return status_fields(pid).get("State", "Z")[0] not in "ZX"

@@ -7,7 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobruntime.rpc.gen import service_pb2 as pb
-from tests.support import Api, Client, command_of, eventually, processes_of
+from tests.support import (
+    CHAIN,
+    Api,
+    Client,
+    assert_chain_ended,
+    chain_length,
+    command_of,
+    eventually,
+    processes_of,
+)
 
 IGNORES_TERM = "trap '' TERM; echo ready; while :; do sleep 600; done"
 
@@ -206,12 +215,11 @@ def test_what_the_first_process_leaves_behind_is_killed_and_its_outcome_counts(
 def test_a_chain_of_processes_each_of_which_forks_the_next_and_ends_is_killed(
     alice: Client,
 ) -> None:
-    hop = "hop() { sleep 0.002; (hop) & exit 0; }; hop"
     with alice.api() as api:
-        job = api.start("sh", "-c", f"(setsid sh -c '{hop}' &); exec sleep 600", grace_ms=0)
-        eventually(lambda: len(processes_of(job)) > 1, what="the chain")
+        job = api.start("sh", "-c", CHAIN, grace_ms=0)
+        eventually(lambda: chain_length(alice.instance, job) > 5, what="the chain")
         outcome_of(api.stop(job))
-        assert not processes_of(job)
+        assert_chain_ended(alice.instance, job)
 
 
 def test_a_background_process_cannot_hold_the_log_open_after_the_end(alice: Client) -> None:

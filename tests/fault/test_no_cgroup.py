@@ -12,7 +12,17 @@ from jobruntime.model.limits import Limits, encode_limits
 from jobruntime.model.protocol import parse_failure
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.worker.start_errors import change_error
-from tests.support import DEADLINE_S, Client, Instance, command_of, eventually, processes_of
+from tests.support import (
+    CHAIN,
+    DEADLINE_S,
+    Client,
+    Instance,
+    assert_chain_ended,
+    chain_length,
+    command_of,
+    eventually,
+    processes_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +84,11 @@ def test_what_the_first_process_leaves_behind_is_killed(dora: Client) -> None:
 def test_a_chain_of_processes_each_of_which_forks_the_next_and_ends_is_killed(
     dora: Client,
 ) -> None:
-    hop = "hop() { sleep 0.002; (hop) & exit 0; }; hop"
     with dora.api() as api:
-        job = api.start("sh", "-c", f"(setsid sh -c '{hop}' &); exec sleep 600", grace_ms=0)
-        eventually(lambda: len(processes_of(job)) > 1, what="the chain")
+        job = api.start("sh", "-c", CHAIN, grace_ms=0)
+        eventually(lambda: chain_length(dora.instance, job) > 5, what="the chain")
         assert api.stop(job).state == pb.JOB_STATE_TERMINATED
-        assert not processes_of(job)
+        assert_chain_ended(dora.instance, job)
 
 
 def test_many_processes_in_sessions_of_their_own_are_all_killed(dora: Client) -> None:
