@@ -21,15 +21,28 @@ while [ $# -gt 0 ]; do
 done
 
 scripts/venv.sh dev
+mkdir -p build
+output=$(mktemp -p build test.XXXXXX)
+trap 'rm -f "$output"' EXIT
+
+# say_failures: what failed, in a line each, for whoever sees only the end of all this.
+say_failures() {
+	local lines
+	lines=$(grep -aE '^(guest [0-9]+: )?(FAILED|ERROR) |^guest [0-9]+: ended with [^0]' "$output" | cut -c-240) || return 0
+	printf '== failed: %s\n' "$(wc -l <<<"$lines")"
+	head -n 25 <<<"$lines"
+}
+
 normal=5 v2=0 # 5: nothing was selected (pytest)
 if [ ${#only_v2[@]} = 0 ]; then
 	scripts/node.sh
 	scripts/check.sh
 	echo "== testing"
 	.venv/bin/python -m pytest -q --color=no -n 2 --dist worksteal \
-		-m "($marks) and not v2 and not systemd" "${arguments[@]}" && normal=0 || normal=$?
+		-m "($marks) and not v2 and not systemd" "${arguments[@]}" | tee "$output" && normal=0 || normal=$?
 fi
-.venv/bin/python -m tests.bed.run "${only_v2[@]}" -m "($marks) and v2" "${arguments[@]}" || v2=$?
+.venv/bin/python -m tests.bed.run "${only_v2[@]}" -m "($marks) and v2" "${arguments[@]}" | tee -a "$output" || v2=$?
+say_failures
 
 [ "$normal" = 0 ] || [ "$normal" = 5 ] || exit "$normal"
 [ "$v2" = 5 ] && exit "$normal"
