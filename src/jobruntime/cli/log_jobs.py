@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 LAST_WORDS_SECONDS: Final = 1
 """How long a Ctrl-C waits for a write that is under way."""
+
+INTERRUPT_SECONDS: Final = 0.2
+"""How long a Ctrl-C may go unseen that came just before the wait for a reader."""
 
 _COLOURS: Final = (36, 33, 32, 35, 34, 31)  # of console_codes(4): cyan first, red last
 
@@ -59,11 +62,11 @@ def read_several(
         for job_id, sink in zip(jobs, made, strict=True)
     ]
     ends: SimpleQueue[Failure | None] = SimpleQueue()
-    for reader in readers:
-        Thread(target=_read, args=(reader, ends), daemon=True).start()
     try:
+        for reader in readers:
+            Thread(target=_read, args=(reader, ends), daemon=True).start()
         for _ in readers:
-            if failure := ends.get():
+            if failure := _next_of(ends):
                 told.tell(failure)
     except KeyboardInterrupt:
         # For good: what is written after the last words would be behind them.
@@ -127,6 +130,18 @@ class _Told:
         if str(failure) not in self._texts:
             self._texts.add(str(failure))
             tell(str(failure))
+
+
+def _next_of(ends: SimpleQueue[Failure | None]) -> Failure | None:
+    """Wait for a reader's end; raises KeyboardInterrupt.
+
+    A signal ends a wait that is under way, not one that begins right after it came.
+    """
+    while True:
+        try:
+            return ends.get(timeout=INTERRUPT_SECONDS)
+        except Empty:
+            continue
 
 
 def _read(reader: Reader, ends: SimpleQueue[Failure | None]) -> None:
