@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from jobruntime.keeper.oom import OomBlame
@@ -27,3 +28,25 @@ def test_a_leader_that_ended_by_itself_is_no_victim_though_it_was_taken_for_dyin
         os.waitpid(leader, 0)
         os.close(fd)
     assert OomBlame(-1).acquit(None) is None
+
+
+def test_a_leader_whose_signal_comes_after_its_event_is_a_victim_however_long_it_takes_to_end(
+    tmp_path: Path,
+) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("oom 0\noom_kill 0\n")
+    fd = os.open(events, os.O_RDONLY)
+    leader = os.posix_spawn("/bin/sleep", ["sleep", "600"], {})
+    try:
+        oom = OomBlame(fd)
+        assert oom.look_again(None, leader) is None
+        events.write_text("oom 1\noom_kill 1\n")
+        found = oom.look(None, leader)
+        assert found == Oom(OomScope.JOB, 1, leader=False)
+        assert oom.look_again(found, leader) is None
+        os.kill(leader, signal.SIGKILL)
+        assert oom.look_again(found, leader) == Oom(OomScope.JOB, 1, leader=True)
+        assert oom.look_again(found, None) is None
+    finally:
+        os.waitpid(leader, 0)
+        os.close(fd)

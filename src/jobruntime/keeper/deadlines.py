@@ -18,10 +18,12 @@ class Deadlines:
     kill: int | None = None
     room: int | None = None
     """When to look again whether the log has room."""
+    oom: int | None = None
+    """When to look again whether the OOM killer's event was the end of the leader."""
 
     def wait_ms(self) -> int | None:
         """Return how long to wait for the next, for poll(2); None: there is none."""
-        every = (self.timeout, self.kill, self.room)
+        every = (self.timeout, self.kill, self.room, self.oom)
         moments = [moment for moment in every if moment is not None]
         if not moments:
             return None

@@ -30,14 +30,14 @@ from ..model.protocol import (
 from ..model.record import Progress, encode_progress
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
-from ..model.usage import Usage, encode_usage
+from ..model.usage import Oom, Usage, encode_usage
 from .assignment import Assignment
 from .capture import Capture
 from .deadlines import NS_PER_MS, Deadlines
 from .isolation import View, ViewTracker
 from .launch import launch
 from .limits import start_io, update_limits
-from .oom import OomBlame
+from .oom import AGAIN_NS, OomBlame
 from .outcome import OutcomeFile
 from .output import Output
 from .peers import Peers
@@ -222,13 +222,24 @@ class Keeper:
         return self._outcome is not None and self._tracker.is_empty(childless=self._childless)
 
     def _look_for_oom(self) -> None:
+        if self._oom and (found := self._oom.look(self._progress.oom, self._unharmed)):
+            self._tell_oom(found)
+            if not found.leader and self._unharmed:
+                self._deadlines.oom = time.monotonic_ns() + AGAIN_NS
+
+    def _look_for_oom_again(self) -> None:
+        if self._oom and (found := self._oom.look_again(self._progress.oom, self._unharmed)):
+            self._tell_oom(found)
+
+    def _tell_oom(self, found: Oom) -> None:
+        self._progress = replace(self._progress, oom=found)
+        self._write_status()
+        self._publish("progress")
+
+    @property
+    def _unharmed(self) -> int | None:
         # Once the keeper has killed it, its dying tells nothing.
-        is_unharmed = self._outcome is None and not self._progress.killed
-        leader = self._leader if is_unharmed else None
-        if self._oom and (found := self._oom.look(self._progress.oom, leader)):
-            self._progress = replace(self._progress, oom=found)
-            self._write_status()
-            self._publish("progress")
+        return self._leader if self._outcome is None and not self._progress.killed else None
 
     def _kill(self) -> None:
         if self._outcome is None:
@@ -260,6 +271,9 @@ class Keeper:
         if deadlines.room is not None and now >= deadlines.room:
             deadlines.room = None
             self._output.look_for_room()
+        if deadlines.oom is not None and now >= deadlines.oom:
+            deadlines.oom = None
+            self._look_for_oom_again()
 
     # -- stopping
 

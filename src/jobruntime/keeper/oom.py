@@ -12,6 +12,9 @@ from ..model.usage import Oom
 
 _RECENT_NS: Final = 200_000_000
 
+AGAIN_NS: Final = 50_000_000
+"""How long after an event to look at a leader again that was alive then."""
+
 
 class OomBlame:
     """What the OOM killer has done to one job, and whether it ended the job's first process."""
@@ -31,6 +34,16 @@ class OomBlame:
             return replace(before, kills=found.kills)
         # It may take long to end if it has much memory to give back, so it is looked at now.
         return replace(found, leader=leader is not None and is_dying(leader))
+
+    def look_again(self, known: Oom | None, leader: int | None) -> Oom | None:
+        """Return what is to be recorded AGAIN_NS after an event, None for nothing new.
+
+        The kernel counts a kill, then sends the signal: a keeper on another CPU may have looked in
+        between. By now the signal is pending, or the leader was not meant.
+        """
+        if known is None or known.leader or leader is None or not is_dying(leader):
+            return None
+        return replace(known, leader=True)
 
     def acquit(self, known: Oom | None) -> Oom | None:
         """Return what is to be recorded of a leader that was not ended by SIGKILL.
