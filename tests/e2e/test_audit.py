@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
@@ -339,6 +340,10 @@ def test_old_files_are_followed_by_new_ones_under_calls(make_instance: MakeInsta
 
     assert verify(instance)[0] == 0
     assert len(files_of(audit_path(instance))) == 3
+    newest = files_of(audit_path(instance))[1:]
+    done = jobd("audit", "verify", *newest, home=instance.directory)
+    assert done.returncode == 0
+    assert re.search(rb"ok: .*; what came before line \d+ is in none of these files", done.stdout)
 
 
 def test_where_no_line_can_be_written_nothing_is_changed_but_questions_are_answered(
@@ -384,8 +389,13 @@ def test_each_answer_can_be_made_to_wait_for_the_disk(make_instance: MakeInstanc
 
 
 def test_verify_tells_wrong_usage_and_files_that_are_not_there(tmp_path: Path) -> None:
-    for flags in ((), ("--config=x", "y"), (tmp_path / "none",), ("--head=zz", tmp_path)):
+    for code, flags in (
+        (2, ()),
+        (2, ("--config=x", "y")),
+        (2, ("--head=zz", tmp_path)),
+        (1, (tmp_path / "none",)),
+    ):
         done = jobd("audit", "verify", *flags, home=tmp_path)
-        assert done.returncode == 1
+        assert done.returncode == code
         assert done.stdout == b""
         assert done.stderr.startswith(b"jobd: cannot ")

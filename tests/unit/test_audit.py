@@ -141,6 +141,12 @@ def test_a_tail_that_was_cut_is_found_with_the_head(path: Path, kept: int) -> No
     )
 
 
+def test_a_head_whose_number_is_not_its_lines_is_told(path: Path) -> None:
+    record(path, 3)
+    head = parse_head(str(look(path).head))
+    assert "is that of line" in causes(look(path, f"{(head[0] or 0) + 1}:{head[1]}"))
+
+
 def test_an_audit_that_was_begun_anew_does_not_have_the_head(path: Path) -> None:
     record(path, 10)
     head = str(look(path).head)

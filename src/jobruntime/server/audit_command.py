@@ -15,31 +15,40 @@ from jobruntime.model.errors import JobError, Reason, invalid
 
 from .audit_verify import Findings, files_of, verify_audit
 from .config import read_config
+from .errors_out import print_error
 
 EXIT_FAULTS: Final = 1
+EXIT_USAGE: Final = 2
 _PAUSE_S: Final = 0.2
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command below `jobd audit`; return the exit code. Raises JobError."""
-    return _head(args) if args.action == "head" else _verify(args)
-
-
-def _verify(args: argparse.Namespace) -> int:
+    if args.action == "head":
+        return _head(args)
     if (args.config is None) == (not args.files):
-        raise invalid(
-            "cannot verify an audit: name one, and in one way", "give either --config or files"
-        )
+        return _wrong("cannot verify an audit: name one, and in one way", "give --config or files")
     try:
         wanted = None if args.head is None else parse_head(args.head)
     except ValueError as error:
-        remedy = "give what `jobd audit head` printed"
-        raise invalid(f"cannot use this head: {error}", remedy) from error
+        return _wrong(f"cannot use this head: {error}", "give what `jobd audit head` printed")
+    return _verify(args, wanted)
+
+
+def _wrong(cause: str, remedy: str) -> int:
+    print_error(invalid(cause, remedy))
+    return EXIT_USAGE
+
+
+def _verify(args: argparse.Namespace, wanted: tuple[int | None, str] | None) -> int:
     if args.files:
         findings = _look([Path(file) for file in args.files], wanted, is_whole=False)
     else:
         findings = _look_again(lambda: _look(_paths(args.config), wanted, is_whole=True))
-    print(_json(findings) if args.output == "json" else _text(findings, with_head=args.head))
+    if args.output == "json":
+        print(_json(findings))
+    else:
+        print(_text(findings, with_head=wanted is not None, is_whole=not args.files))
     return EXIT_FAULTS if findings.faults else 0
 
 
@@ -95,12 +104,15 @@ def _unreadable(path: Path, error: OSError) -> JobError:
     )
 
 
-def _text(findings: Findings, *, with_head: bool) -> str:
+def _text(findings: Findings, *, with_head: bool, is_whole: bool) -> str:
     faults = [str(fault) for fault in findings.faults]
     told = f"{findings.lines} lines in {len(findings.files)} files, head {findings.head}"
     if faults:
         return "\n".join([*faults, f"{len(faults)} faults: {told}"])
-    return f"ok: {told}" + ("" if with_head else "; lines cut from the end show only with --head")
+    notes = "" if with_head else "; lines cut from the end show only with --head"
+    if not is_whole and findings.first_seq not in (None, 1):
+        notes += f"; what came before line {findings.first_seq} is in none of these files"
+    return f"ok: {told}{notes}"
 
 
 def _json(findings: Findings) -> str:

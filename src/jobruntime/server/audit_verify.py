@@ -35,7 +35,6 @@ class Findings:
     first_seq: int | None = None
     head: Head | None = None
     faults: list[Fault] = field(default_factory=list)
-    has_wanted_head: bool = False
 
 
 def files_of(path: Path) -> list[Path]:
@@ -69,6 +68,7 @@ class _Chain:
     def __init__(self, wanted_hash: str | None) -> None:
         self.findings = Findings()
         self._wanted_hash = wanted_hash
+        self._found_seq: int | None = None
         self._before: Head | None = None
         self._oldest: int | None = None
         self._first_place = ("", 0)
@@ -118,7 +118,7 @@ class _Chain:
             self._fault(name, number, "the line before it is another than when it was written")
         self._before = self.findings.head = line.head
         if line.head.hash == self._wanted_hash:
-            self.findings.has_wanted_head = True
+            self._found_seq = line.head.seq
 
     def check_beginning(self) -> None:
         """Compare the first line with what the last file's first line says is kept."""
@@ -128,10 +128,15 @@ class _Chain:
             self._fault(name, number, f"lines {oldest} to {first - 1} before it were removed")
 
     def check_wanted(self, wanted: tuple[int | None, str] | None) -> None:
-        if wanted is None or self.findings.has_wanted_head:
+        if wanted is None:
             return
         seq, first = wanted[0], self.findings.first_seq
         name = self.findings.files[-1] if self.findings.files else ""
+        if self._found_seq is not None:
+            if seq not in (None, self._found_seq):
+                cause = f"the head's hash is that of line {self._found_seq}, and it tells of {seq}"
+                self._fault(name, self.findings.lines, cause)
+            return
         last = 0 if self.findings.head is None else self.findings.head.seq
         if seq is not None and first is not None and seq < first:
             cause = f"the head's line {seq} is older than the first one here, {first}"
