@@ -2,9 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.tls import grpc
-from tests.support import Client, Instance, refusal_of
+from tests.support import Client, Instance, refusal_of, scaled
 
 
 def test_a_repeated_request_gets_the_same_job(alice: Client) -> None:
@@ -104,6 +106,18 @@ def test_a_name_stands_for_its_job_and_is_free_again_after_the_end(alice: Client
     assert alice.logs_raw("nightly") == (b"second\n", b"")
     assert alice.status_json("nightly")["job_id"] == second
     assert alice.status(first) == "stopped (signal: 9)"
+
+
+@pytest.mark.parametrize("told_by", ["stop", "logs"])
+def test_a_name_is_free_from_the_moment_on_that_the_end_is_told(
+    alice: Client, told_by: str
+) -> None:
+    with alice.api() as api:
+        for _ in range(scaled(100, 1000)):
+            if told_by == "stop":
+                api.stop(api.start("sleep", "600", name="again"), grace_ms=0)
+            else:
+                api.logs(api.start("true", name="again"))
 
 
 def test_a_name_is_its_owners_own(alice: Client, bob: Client) -> None:

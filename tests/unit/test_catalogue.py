@@ -57,9 +57,9 @@ def test_of_jobs_with_one_name_the_living_goes_before_the_newest(catalogue: Cata
     assert found(catalogue, "n") == [job_id(3)]
     catalogue.add(record(job_id(4), name="n", at=5))
     assert catalogue.find("n", None) == [Match(job_id(4), "me", ended=False)]
-    assert catalogue.name_in_use("me", "n")
+    assert catalogue.running_named("me", "n") == job_id(4)
     catalogue.mark_ended(Ended(job_id(4), 0, 0))
-    assert not catalogue.name_in_use("me", "n")
+    assert catalogue.running_named("me", "n") is None
 
 
 def test_nothing_tells_an_owner_of_anothers_jobs(catalogue: Catalogue) -> None:
@@ -70,7 +70,7 @@ def test_nothing_tells_an_owner_of_anothers_jobs(catalogue: Catalogue) -> None:
         assert found(catalogue, reference) == [job_id(1)]
     assert catalogue.find_request("me", "r") is None
     assert catalogue.find_request("you", "r") == job_id(1)
-    assert not catalogue.name_in_use("me", "n")
+    assert catalogue.running_named("me", "n") is None
     catalogue.add(record(job_id(2), owner="me", name="n", request="r"))
     assert found(catalogue, "n", "me") == [job_id(2)]
     assert sorted(found(catalogue, "n")) == [job_id(1), job_id(2)]

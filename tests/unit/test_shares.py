@@ -177,7 +177,7 @@ def test_a_shared_job_is_found_by_id_prefix_and_name_for_its_verbs_only(
             assert found(catalogue, reference, "bob", other) == []
         assert found(catalogue, reference, "carol") == []
         assert found(catalogue, reference, "ann") == [job_id(1)]
-    assert not catalogue.name_in_use("bob", "n")
+    assert catalogue.running_named("bob", "n") is None
 
 
 def test_what_is_shared_never_takes_the_place_of_ones_own(catalogue: Catalogue) -> None:

@@ -283,12 +283,12 @@ class Catalogue:
         ).fetchone()
         return None if row is None else str(row[0])
 
-    def name_in_use(self, owner: str, name: str) -> bool:
-        """Return whether a job of the owner's that has not ended has this name."""
+    def running_named(self, owner: str, name: str) -> str | None:
+        """Return the job of the owner's that has this name and has not ended."""
         row = self._db.execute(
-            "SELECT 1 FROM jobs WHERE name = ? AND owner = ? AND ended = 0", (name, owner)
+            "SELECT id FROM jobs WHERE name = ? AND owner = ? AND ended = 0", (name, owner)
         ).fetchone()
-        return row is not None
+        return None if row is None else str(row[0])
 
 
 def _newest(matches: Iterable[Match]) -> list[Match]:

@@ -238,9 +238,7 @@ class LocalWorker(Worker):
             if earlier is not None and await self._is_by_request(earlier, spec):
                 found_job.get()(earlier)
                 return earlier
-            if spec.name is not None and await self._threads.in_index(
-                lambda: self._catalogue.name_in_use(owner, spec.name or "")
-            ):
+            if spec.name is not None and await self._jobs.has_name(owner, spec.name):
                 raise JobError(
                     Reason.NAME_IN_USE,
                     f"cannot start a second job named {spec.name!r}: the first has not ended",

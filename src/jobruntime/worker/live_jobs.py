@@ -69,6 +69,21 @@ class LiveJobs:
         job.attach(sock)
         return job
 
+    async def has_name(self, owner: str, name: str) -> bool:
+        """Return whether a job of the owner's that has not ended has this name."""
+        job_id = await self._running_named(owner, name)
+        if job_id is None:
+            return False
+        if (job := self.by_id.get(job_id)) is not None:
+            if not job.ended.done():
+                return True
+            # Whoever was told of its end may have its name; the catalogue learns of it last.
+            await job.retired.wait()
+        return await self._running_named(owner, name) is not None
+
+    async def _running_named(self, owner: str, name: str) -> str | None:
+        return await self._threads.in_index(lambda: self._catalogue.running_named(owner, name))
+
     def _on_silence(self, job: LiveJob) -> None:
         self._run_task(self._settle_live(job))
 
