@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -15,11 +13,10 @@ from ..model.access import Verb
 from ..model.admission import NO_TERMS, Terms
 from ..model.errors import JobError, Reason, invalid
 from ..model.io_rates import encode_io_order
-from ..model.isolation import Isolation
 from ..model.limits import NO_LIMITS, Limits, check_limits, encode_limits
 from ..model.log_query import WHOLE_LOG, LogQuery
 from ..model.shares import Share
-from ..model.spec import JobSpec, check_grace_ms, same_request
+from ..model.spec import JobSpec, check_grace_ms
 from ..model.status import JobStatus
 from ..model.usage import Usage
 from .api import LogEvent, Removed, Worker
@@ -31,34 +28,33 @@ from .log_filter import LineSearch
 from .log_reader import Position
 from .log_streams import LogStreams
 from .logs import Found
-from .lookup import Lookup, found_job, not_found
+from .lookup import Lookup, not_found
 from .operator_limits import NO_DISKS, check_cpus, resolve_settings
 from .owners import Owners
 from .policy import LimitPolicy, Plan
 from .prepared import Prepared
 from .quotas import Quotas
 from .removal import Remover
-from .reservations import Reservations
 from .retention import RetentionLoop
 from .settings import Settings
 from .sharing import Sharing, while_shared
 from .spawner import Spawner
 from .start_errors import change_error
+from .start_requests import StartRequests
 from .starter import Starter
 from .stats import usage_now, usage_of_keeper
 from .store import status_of
 from .tail import TailHub
+from .tasks import Tasks
 from .threads import Threads
 from .tree import limit_all_jobs
 from .users import Users
 
 _T = TypeVar("_T")
-_START_S: Final = 10.0
+
 _REACH_S: Final = 10.0
-_ANSWER_S: Final = 45.0
 _OVERDUE_S: Final = 5.0
 _STATS_TRIES: Final = 3
-_logger = logging.getLogger(__name__)
 
 
 class LocalWorker(Worker):
@@ -83,10 +79,7 @@ class LocalWorker(Worker):
         self._prepared = prepared
         self._settings = settings
         self._compile_search = compile_search
-        self._reservations = Reservations()
-        self._closing = False
-        self._starts: set[asyncio.Future[str]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def __aenter__(self) -> Self:
         """Open the instance and recover its jobs.
@@ -115,7 +108,7 @@ class LocalWorker(Worker):
             stack.callback(self._tail.close)
             places = (self._instance, self._threads, self._catalogue)
             self._jobs = LiveJobs(
-                *places, quotas=self._quotas, tail=self._tail, run_task=self._run_task
+                *places, quotas=self._quotas, tail=self._tail, run_task=self._tasks.run
             )
             self._live = self._jobs.by_id
             jobs_dir = self._instance.jobs_dir
@@ -130,6 +123,13 @@ class LocalWorker(Worker):
             )
             starting = self._starter.starting
             self._lookup = Lookup(*places, self._live, starting)
+            self._start_requests = StartRequests(
+                *(self._threads, self._catalogue, self._jobs, self._lookup, self._starter),
+                users=self._users,
+                policy=self._policy,
+                quotas=self._quotas,
+                run_task=self._tasks.run,
+            )
             self._sharing = Sharing(*places, self._live)
             by_spawner = self._starter.remove_home if self._instance.is_prepared else None
             self._remover = Remover(*places, by_spawner)
@@ -138,8 +138,8 @@ class LocalWorker(Worker):
             stack.push_async_callback(self._let_go)
             await self._spawner.ensure()
             await self._jobs.recover()
-            self._run_task(self._remover.clean_up())
-            self._run_task(self._retention.run())
+            self._tasks.run(self._remover.clean_up())
+            self._tasks.run(self._retention.run())
             self._resources = stack.pop_all()
         return self
 
@@ -161,10 +161,8 @@ class LocalWorker(Worker):
 
     async def _let_go(self) -> None:
         self._remover.close()
-        if self._starts:
-            await asyncio.wait(self._starts, timeout=_START_S)
-        for task in self._tasks:
-            task.cancel()
+        await self._start_requests.finish()
+        self._tasks.cancel()
         for job in self._live.values():
             job.detach()
 
@@ -189,7 +187,7 @@ class LocalWorker(Worker):
 
         Raises JobError (KEEPER_UNREACHABLE) where one could not be stopped.
         """
-        self._closing = True
+        self._start_requests.close()
         while jobs := list(self._live):
             await asyncio.gather(*(self.stop(job_id, by=by) for job_id in jobs))
             await asyncio.sleep(0)
@@ -205,97 +203,11 @@ class LocalWorker(Worker):
 
     async def start(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> str:
         """See Worker.start."""
-        self._users.check(spec.user, terms)
-        if self._closing:
-            raise JobError(
-                Reason.SPAWNER_UNAVAILABLE,
-                "cannot start a job: the server is stopping",
-                "try again when it is back",
-            )
-        # A caller that gives up must not leave half a job: the start goes on without him.
-        starting = asyncio.ensure_future(self._start(spec, owner, terms))
-        self._starts.add(starting)
-        starting.add_done_callback(self._forget_start)
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                return await asyncio.shield(starting)
-        except TimeoutError as error:
-            raise JobError(
-                Reason.SPAWNER_UNAVAILABLE,
-                f"cannot tell whether the job has started: no word of it for {_ANSWER_S:.0f} s",
-                "try again with the same request id; the operator should look at the spawner",
-            ) from error
-
-    def _forget_start(self, starting: asyncio.Future[str]) -> None:
-        self._starts.discard(starting)
-        if not starting.cancelled():
-            starting.exception()  # marks it as seen: the caller may be gone
-
-    async def _start(self, spec: JobSpec, owner: str, terms: Terms) -> str:
-        async with self._reservations.held(owner, spec) as earlier:
-            if earlier is None:
-                earlier = await self._earlier_job(owner, spec)
-            if earlier is not None and await self._is_by_request(earlier, spec):
-                found_job.get()(earlier)
-                return earlier
-            if spec.name is not None and await self._jobs.has_name(owner, spec.name):
-                raise JobError(
-                    Reason.NAME_IN_USE,
-                    f"cannot start a second job named {spec.name!r}: the first has not ended",
-                    "stop it, or choose another name",
-                )
-            limits = self._policy.at_start(spec.limits, terms)
-            io = self._policy.io_at_start(spec.limits, terms)
-            log = self._policy.log_at_start(spec.log, terms)
-            with self._quotas.starting(owner, limits, log, terms.quota, terms.quota_rule):
-                isolated = _isolated(spec, terms)
-                started = await self._starter.start(isolated, limits, io, log, owner, terms)
-                self._jobs.adopt(started.record, started.progress, started.keeper)
-            self._starter.starting.discard(started.record.job_id)
-            self._run_task(self._starter.sync(started))
-            self._reservations.keep(owner, spec, started.record.job_id)
-            found_job.get()(started.record.job_id)
-            return started.record.job_id
+        return await self._start_requests.start(spec, owner, terms)
 
     async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
         """See Worker.plan."""
-        self._users.check(spec.user, terms)
-        limits = self._policy.at_start(spec.limits, terms)
-        log = self._policy.log_at_start(spec.log, terms)
-        self._quotas.check(owner, limits, log, terms.quota, terms.quota_rule)
-        user = self._users.known(owner, terms)
-        return Plan(
-            limits=limits,
-            log=log,
-            uid=None if user is None else user.uid,
-            is_new_owner=user is None,
-            isolation=_isolated(spec, terms).isolation or Isolation.NONE,
-            rlimits=self._starter.rlimits_of(terms),
-        )
-
-    async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
-        request_id = spec.request_id
-        if request_id is None:
-            return None
-        return await self._threads.in_index(lambda: self._catalogue.find_request(owner, request_id))
-
-    async def _is_by_request(self, job_id: str, spec: JobSpec) -> bool:
-        try:
-            earlier = (await self._lookup.look_up(job_id))[0]
-        except JobError as error:
-            if error.reason is Reason.JOB_NOT_FOUND:  # it has just been removed
-                return False
-            raise
-        # What was not asked for the policy has given, and may give another today.
-        isolation = None if spec.isolation is None else earlier.spec.isolation
-        if not same_request(replace(earlier.spec, isolation=isolation), spec):
-            raise JobError(
-                Reason.REQUEST_ID_REUSED,
-                f"cannot use request id {spec.request_id!r} again: job {job_id} was started "
-                "with it, and by another request",
-                "use a new request id for a new job",
-            )
-        return True
+        return self._start_requests.plan(spec, owner, terms)
 
     async def remove(self, job: str, *, owner: str | None = None) -> Removed:
         """See Worker.remove."""
@@ -471,26 +383,3 @@ class LocalWorker(Worker):
             ):
                 async for event in given:
                     yield event
-
-    # -- threads and tasks
-
-    def _run_task(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(_reporting(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: work.close())  # cancelled at once, it has never begun
-
-
-def _isolated(spec: JobSpec, terms: Terms) -> JobSpec:
-    """Return `spec` with the isolation that its terms give it."""
-    if terms.isolation is None:
-        return spec
-    return replace(spec, isolation=terms.isolation)
-
-
-async def _reporting(work: Coroutine[None, None, None]) -> None:
-    # The boundary of a task that nobody awaits: what it meets must not vanish.
-    try:
-        await work
-    except Exception as error:  # noqa: BLE001
-        _logger.error("%s", error)
