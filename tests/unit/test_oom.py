@@ -23,11 +23,14 @@ def test_a_leader_that_ended_by_itself_is_no_victim_though_it_was_taken_for_dyin
         os.waitid(os.P_PID, leader, os.WEXITED | os.WNOWAIT)
         found = oom.look(None, leader)
         assert found == Oom(OomScope.JOB, 1, leader=True)
-        assert oom.acquit(found) == Oom(OomScope.JOB, 1, leader=False)
+        acquitted = oom.judge(found, was_killed=False, by_keeper=False)
+        assert acquitted == Oom(OomScope.JOB, 1, leader=False)
+        assert oom.judge(found, was_killed=True, by_keeper=True) == found
     finally:
         os.waitpid(leader, 0)
         os.close(fd)
-    assert OomBlame(-1).acquit(None) is None
+    for was_killed in (True, False):
+        assert OomBlame(-1).judge(None, was_killed=was_killed, by_keeper=False) is None
 
 
 def test_a_leader_whose_signal_comes_after_its_event_is_a_victim_however_long_it_takes_to_end(

@@ -12,27 +12,20 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from ..linux.files import acting_as, encode_json, replace_json
+from ..linux.files import encode_json
 from ..linux.libc import become_subreaper
 from ..linux.signals import SIGCHLD, set_signal
-from ..linux.usage import read_usage, usage_of_children
 from ..model.frames import Stream
 from ..model.isolation import Isolation
 from ..model.limits import Limits
 from ..model.log_policy import parse_log_policy
-from ..model.protocol import (
-    STATUS_FILE,
-    Failure,
-    Step,
-    StepError,
-    encode_failure,
-)
-from ..model.record import Progress, encode_progress
+from ..model.protocol import Failure, Step, StepError, encode_failure
 from ..model.state import Event, Exited, Outcome, Signaled, State, next_state
 from ..model.status import StopRequested
 from ..model.usage import Oom, Usage, encode_usage
 from .assignment import Assignment
 from .capture import Capture
+from .course import Course
 from .deadlines import NS_PER_MS, Deadlines
 from .isolation import View, ViewTracker
 from .launch import launch
@@ -42,6 +35,7 @@ from .outcome import OutcomeFile
 from .output import Output
 from .peers import Peers
 from .prepare import discard, release
+from .receipt import receipt_of, usage_now
 from .segments import Segments
 from .tracking import CgroupTracker, SubreaperTracker, Tracker
 
@@ -65,10 +59,8 @@ class Keeper:
         self._job = job
         self._leader = 0
         policy = parse_log_policy(list(job.log))
-        self._server_uid = job.peer_uids[0]
-        segments = Segments(
-            files.log, files.directory, policy, job.log_reserve_bytes, self._server_uid
-        )
+        server_uid = job.peer_uids[0]
+        segments = Segments(files.log, files.directory, policy, job.log_reserve_bytes, server_uid)
         self._tracker: Tracker = (
             SubreaperTracker()
             if job.paths.cgroup is None
@@ -83,16 +75,15 @@ class Keeper:
         if files.memory_events >= 0:
             self._oom = OomBlame(files.memory_events)
             self._poll.register(files.memory_events, select.POLLPRI)
+        self._course = Course(files.directory, server_uid, self._peers, self._complain)
         self._deadlines = Deadlines()
         pipes = {files.stdout: Stream.STDOUT, files.stderr: Stream.STDERR}
         self._output = Output(pipes, Capture(segments, policy), self._poll, self._deadlines)
         self._killing = False
         self._childless = False
         self._outcome: Outcome | None = None
-        self._started_at_ns = 0
         self._started_ns = 0
         self._limits: Limits | None = None
-        self._later: Progress | None = None
         self._view: View | None = None
 
     def keep(self) -> None:
@@ -148,7 +139,7 @@ class Keeper:
         elif fd == self._wakeups:
             self._on_children()
         elif fd == self._job.files.control:
-            self._peers.accept({"progress": encode_progress(self._progress)})
+            self._peers.accept({"progress": self._course.record})
         elif fd in self._peers:
             self._on_message(fd)
         elif fd == self._job.files.memory_events:
@@ -158,11 +149,12 @@ class Keeper:
     def _tell_started(self) -> None:
         # From a record made in the spawner: encoding one here would copy many pages.
         files = self._job.files
-        self._started_at_ns, self._started_ns = time.time_ns(), time.monotonic_ns()
+        started_at_ns, self._started_ns = time.time_ns(), time.monotonic_ns()
+        self._course.begin(started_at_ns, self._limits)
         before, after = self._job.started_record
-        record = before + str(self._started_at_ns).encode() + after
+        record = before + str(started_at_ns).encode() + after
         if self._limits is not None:
-            record = encode_json(encode_progress(self._progress))
+            record = encode_json(self._course.record)
         with contextlib.suppress(OSError):
             os.write(files.reply, b'{"started":' + record + b"}")
         with contextlib.suppress(OSError):  # a full disk: it is only needed if this keeper dies
@@ -171,18 +163,6 @@ class Keeper:
         timeout_ms = self._job.stopping.timeout_ms
         if timeout_ms is not None:
             self._deadlines.timeout = time.monotonic_ns() + timeout_ms * NS_PER_MS
-
-    @property
-    def _progress(self) -> Progress:
-        if self._later is None:
-            self._later = Progress(
-                State.RUNNING, started_at_ns=self._started_at_ns, limits=self._limits
-            )
-        return self._later
-
-    @_progress.setter
-    def _progress(self, progress: Progress) -> None:
-        self._later = progress
 
     # -- the job's processes
 
@@ -209,10 +189,11 @@ class Keeper:
         code = os.waitstatus_to_exitcode(status)
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
         self._look_for_oom()
-        if self._oom and self._outcome != _SIGKILLED:
-            self._progress = replace(self._progress, oom=self._oom.acquit(self._progress.oom))
-        elif self._oom and not self._progress.killed:
-            self._progress = replace(self._progress, oom=self._oom.blame(self._progress.oom))
+        if self._oom:
+            progress = self._course.progress
+            was_killed = self._outcome == _SIGKILLED
+            oom = self._oom.judge(progress.oom, was_killed=was_killed, by_keeper=progress.killed)
+            self._course.progress = replace(progress, oom=oom)
         if self._job.files.events >= 0:
             self._poll.register(self._job.files.events, select.POLLPRI)
         if not self._is_over():  # it left others behind, and the job ends with its first process
@@ -222,28 +203,28 @@ class Keeper:
         return self._outcome is not None and self._tracker.is_empty(childless=self._childless)
 
     def _look_for_oom(self) -> None:
-        if self._oom and (found := self._oom.look(self._progress.oom, self._unharmed)):
+        if self._oom and (found := self._oom.look(self._course.progress.oom, self._unharmed)):
             self._tell_oom(found)
             if not found.leader and self._unharmed:
                 self._deadlines.oom = time.monotonic_ns() + AGAIN_NS
 
     def _look_for_oom_again(self) -> None:
-        if self._oom and (found := self._oom.look_again(self._progress.oom, self._unharmed)):
+        if self._oom and (found := self._oom.look_again(self._course.progress.oom, self._unharmed)):
             self._tell_oom(found)
 
     def _tell_oom(self, found: Oom) -> None:
-        self._progress = replace(self._progress, oom=found)
-        self._write_status()
-        self._publish("progress")
+        self._course.progress = replace(self._course.progress, oom=found)
+        self._course.keep()
+        self._course.tell("progress")
 
     @property
     def _unharmed(self) -> int | None:
         # Once the keeper has killed it, its dying tells nothing.
-        return self._leader if self._outcome is None and not self._progress.killed else None
+        return self._leader if self._outcome is None and not self._course.progress.killed else None
 
     def _kill(self) -> None:
         if self._outcome is None:
-            self._progress = replace(self._progress, killed=True)
+            self._course.progress = replace(self._course.progress, killed=True)
         self._killing = True
         self._deadlines.timeout = self._deadlines.kill = None
         self._kill_all()
@@ -264,7 +245,7 @@ class Keeper:
         deadlines = self._deadlines
         if deadlines.timeout is not None and now >= deadlines.timeout:
             deadlines.timeout = None
-            self._progress = replace(self._progress, timed_out=True)
+            self._course.progress = replace(self._course.progress, timed_out=True)
             self._begin_stop(self._job.stopping.signo, self._job.stopping.grace_ms)
         if deadlines.kill is not None and now >= deadlines.kill:
             self._kill()
@@ -278,21 +259,21 @@ class Keeper:
     # -- stopping
 
     def _pause(self) -> None:
-        if self._progress.state is State.PAUSED:
+        if self._course.progress.state is State.PAUSED:
             return
         self._check_state(State.RUNNING)
         self._tracker.freeze()
-        self._move(Event.PAUSED)
+        self._course.move(Event.PAUSED)
 
     def _resume(self) -> None:
-        if self._progress.state is State.RUNNING and self._outcome is None:
+        if self._course.progress.state is State.RUNNING and self._outcome is None:
             return
         self._check_state(State.PAUSED)
         self._tracker.thaw()
-        self._move(Event.RESUMED)
+        self._course.move(Event.RESUMED)
 
     def _check_state(self, wanted: State) -> None:
-        state = State.TERMINATED if self._outcome is not None else self._progress.state
+        state = State.TERMINATED if self._outcome is not None else self._course.progress.state
         if state is not wanted:
             raise StepError(Failure(Step.STATE, 0, state))
 
@@ -302,31 +283,27 @@ class Keeper:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
         if group is None:
             raise StepError(Failure(Step.CGROUP, errno.EOPNOTSUPP))
-        present = self._progress.limits
+        present = self._course.progress.limits
         rates = () if present is None else present.io
         limits = update_limits(group, message, rates, self._job.program)
-        self._progress = replace(self._progress, limits=limits)
-        self._write_status()
-
-    def _move(self, event: Event) -> None:
-        self._progress = replace(self._progress, state=next_state(self._progress.state, event))
-        self._write_status()
+        self._course.progress = replace(self._course.progress, limits=limits)
+        self._course.keep()
 
     def _stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
         if self._outcome is not None or self._killing:
             return  # too late to have any part in the end
-        again = self._progress.state is State.STOPPING
+        again = self._course.progress.state is State.STOPPING
         chosen = self._job.stopping.signo if signo is None else signo
         grace = self._job.stopping.grace_ms if grace_ms is None else grace_ms
-        if self._progress.stop_requested is None:
+        if self._course.progress.stop_requested is None:
             request = StopRequested(by, time.time_ns(), chosen, grace)
-            self._progress = replace(self._progress, stop_requested=request)
+            self._course.progress = replace(self._course.progress, stop_requested=request)
         # A repeated stop is most often a retry: it sends a signal again only where it names one.
         self._begin_stop(None if again and signo is None else chosen, grace)
 
     def _begin_stop(self, signo: int | None, grace_ms: int) -> None:
-        self._move(Event.STOP_REQUESTED)
-        self._publish("progress")
+        self._course.move(Event.STOP_REQUESTED)
+        self._course.tell("progress")
         if grace_ms == 0 or signo == signal.SIGKILL:
             self._kill()
             return
@@ -379,27 +356,16 @@ class Keeper:
         except StepError as error:
             self._peers.send(peer, answer | {"failed": encode_failure(error.failure)})
             return
-        self._peers.send(peer, answer | {"progress": encode_progress(self._progress)})
+        self._peers.send(peer, answer | {"progress": self._course.record})
 
-    def _publish(self, word: str) -> None:
-        self._peers.publish({word: encode_progress(self._progress)})
-
-    # -- records
-
-    def _write_status(self) -> None:
-        record = encode_progress(self._progress)
-        try:
-            with acting_as(self._server_uid):
-                replace_json(STATUS_FILE, record, self._job.files.directory, sync=False)
-        except OSError as error:  # a full disk must not end the job; jobd is told over the socket
-            self._complain(f"its status: {error}")
+    # -- the end
 
     def _record_end(self) -> None:
         capture = self._output.finish()
         self._look_for_oom()  # it may have hit what the leader left behind
-        self._progress = replace(
-            self._progress,
-            state=next_state(self._progress.state, Event.ENDED),
+        self._course.progress = replace(
+            self._course.progress,
+            state=next_state(self._course.progress.state, Event.ENDED),
             outcome=self._outcome,
             ended_at_ns=time.time_ns(),
             log_size=capture.end,
@@ -408,30 +374,23 @@ class Keeper:
             usage=self._receipt(),
         )
         outcome = OutcomeFile(self._job.files.directory, self._job.files.outcome)
-        outcome.write(encode_json(encode_progress(self._progress)))
+        outcome.write(encode_json(self._course.record))
         self._end_view()
         try:
             release(self._job)
         except OSError as error:  # the end is told whatever the job has done to its group
             self._complain(f"what it leaves behind: {error}")
-        self._publish("ended")
+        self._course.tell("ended")
 
     def _usage(self) -> Usage:
         group = self._job.paths.cgroup
         if self._outcome is not None or group is None:
             raise StepError(Failure(Step.STATE, 0, State.TERMINATED))
-        try:
-            return read_usage(group, time.monotonic_ns() - self._started_ns, ended=False)
-        except OSError as error:
-            raise StepError(Failure(Step.CGROUP, error.errno or errno.EIO, group)) from error
+        return usage_now(group, self._started_ns)
 
     def _receipt(self) -> Usage | None:
-        wall_ns = time.monotonic_ns() - self._started_ns
-        group = self._job.paths.cgroup
-        if group is None:
-            return usage_of_children(wall_ns)
         try:
-            return read_usage(group, wall_ns, ended=True)
+            return receipt_of(self._job.paths.cgroup, self._started_ns)
         except (OSError, ValueError) as error:
             self._complain(f"its usage: {error}")
             return None

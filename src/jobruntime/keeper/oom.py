@@ -45,16 +45,15 @@ class OomBlame:
             return None
         return replace(known, leader=True)
 
-    def acquit(self, known: Oom | None) -> Oom | None:
-        """Return what is to be recorded of a leader that was not ended by SIGKILL.
+    def judge(self, known: Oom | None, *, was_killed: bool, by_keeper: bool) -> Oom | None:
+        """Return what is to be recorded of a leader that has ended.
 
-        It may have been taken for dying: it had ended by itself, and was not reaped yet.
+        `was_killed` is whether SIGKILL has ended it, `by_keeper` whether its keeper has sent one.
         """
-        return None if known is None else replace(known, leader=False)
-
-    def blame(self, known: Oom | None) -> Oom | None:
-        """Return what is to be recorded of a leader that was ended by SIGKILL, not its keeper's."""
-        if known is None or known.leader:
+        if known is not None and not was_killed:
+            # It may have been taken for dying: it had ended by itself, and was not reaped yet.
+            return replace(known, leader=False)
+        if known is None or known.leader or by_keeper:
             return known
         # The event of the leader's own end came just before: the kernel counts it, then sends the
         # signal (__oom_kill_process), so it may not have been seen dying. As a group, too: a leader
