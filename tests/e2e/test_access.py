@@ -165,7 +165,8 @@ def bobs_job(people: People, request_id: str) -> Iterator[str]:
     """A running job of bob's, named bobs-secret."""
     job = people.start("bob", name="bobs-secret", request_id=request_id)
     yield job
-    people.ask("bob", pb.StopRequest(job=job, grace_ms=0))
+    answer = people.ask("bob", pb.StopRequest(job=job, grace_ms=0))
+    assert answer.ok, answer
 
 
 def test_a_foreign_job_answers_as_an_absent_one(people: People, bobs_job: str) -> None:

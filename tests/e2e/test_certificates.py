@@ -80,8 +80,13 @@ class Reader:
             self.error = error
         self.ended_at = time.monotonic()
 
+    def begun(self) -> None:
+        """Wait until the first message has come."""
+        eventually(lambda: self.count or self.ended_at, what="the first message")
+        assert self.count, self.error
+
     def more(self) -> None:
-        """Wait until one more message has come."""
+        """Wait until one more message has come, of a stream that goes on."""
         before = self.count
         eventually(lambda: self.count > before or self.ended_at, what="a message")
         assert not self.ended_at, self.error
@@ -145,7 +150,7 @@ def test_a_silent_jobs_log_is_cut_as_well(instance: Instance) -> None:
     with alice.api() as api:
         job = api.start("sh", "-c", "echo one; sleep 600", grace_ms=0)
         reader = Reader(logs(api, job))
-        reader.more()
+        reader.begun()
 
         cert(instance, "revoke", serial_of(alice.cert))
         revoked_at = time.monotonic()
