@@ -28,7 +28,7 @@ trap 'rm -f "$output"' EXIT
 # say_failures: what failed, in a line each, for whoever sees only the end of all this.
 say_failures() {
 	local lines
-	lines=$(grep -aE '^(guest [0-9]+: )?(FAILED|ERROR|UNSTEADY) |^guest [0-9]+: ended with [^0]' "$output" | cut -c-240) || return 0
+	lines=$(grep -aE '^(guest [a-z0-9]+: )?(FAILED|ERROR|UNSTEADY) |^guest [a-z0-9]+: ended with [^0]' "$output" | cut -c-240) || return 0
 	printf '== failed, or passed only when tried again alone (UNSTEADY): %s\n' "$(wc -l <<<"$lines")"
 	head -n 25 <<<"$lines"
 }

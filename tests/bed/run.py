@@ -27,6 +27,7 @@ from tests.bed.machine import FAILED
 ROOT: Final = Path(__file__).resolve().parents[2]
 TESTS: Final = "tests/limits"
 MOST_GUESTS: Final = 4
+MOST_TRIED_AGAIN: Final = 3
 PATIENCE: Final = 4
 COSTLY_S: Final = {
     "test_all_jobs.py": 45,
@@ -78,6 +79,8 @@ class _Guest:
 
     def __init__(self, name: str, cpu: int, words: list[str]) -> None:
         self.has_spoken = False
+        self.failed: list[str] = []
+        """The lines in which pytest sums up what failed."""
         self._name = name
         self._started = time.monotonic()
         self._process = subprocess.Popen(
@@ -101,7 +104,10 @@ class _Guest:
         with self._process.stdout as lines:
             for line in lines:
                 self.has_spoken = True
-                self._say(line.decode(errors="replace"))
+                text = line.decode(errors="replace")
+                self._say(text)
+                if text.startswith(("FAILED ", "ERROR ")):
+                    self.failed.append(text.rstrip("\n").partition(" ")[2])
         seconds = time.monotonic() - self._started
         self._say(f"ended with {self._process.wait()} after {seconds:.0f} s\n")
 
@@ -176,7 +182,27 @@ def _run_in_guests(selection: Selection) -> int | None:
     codes = [guest.wait() for guest in guests]
     if FAILED in codes and not any(guest.has_spoken for guest in guests):
         return None
+    if set(codes) - {0} == {int(pytest.ExitCode.TESTS_FAILED)}:
+        told = [line for guest in guests for line in guest.failed]
+        words = [*patience, *selection.options]
+        return _try_again(failed_of(told, selection.tests), cpus[0], words)
     return next((code for code in codes if code != 0), 0)
+
+
+def failed_of(lines: list[str], tests: list[str]) -> list[str]:
+    """Return the tests that these lines of pytest's summary are about, without FAILED or ERROR."""
+    return [test for test in tests if any(f"{line} - ".startswith(f"{test} - ") for line in lines)]
+
+
+def _try_again(tests: list[str], cpu: int, options: list[str]) -> int:
+    """See whether the few that failed pass alone, as scripts/test.sh does; return the exit code."""
+    if not 0 < len(tests) <= MOST_TRIED_AGAIN:
+        return int(pytest.ExitCode.TESTS_FAILED)
+    print("== testing again what failed, in one guest", flush=True)
+    code = _Guest("guest again", cpu, _pytest_words(options, tests)).wait()
+    if code == 0:
+        print("\n".join(f"UNSTEADY {test}" for test in tests), flush=True)
+    return code
 
 
 def _bed_words(cpu: int) -> list[str]:
