@@ -11,8 +11,9 @@ import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Final
 
 from ..model.access import Verb
@@ -225,36 +226,49 @@ class Catalogue:
         rows = self._db.execute("SELECT id FROM jobs WHERE ended = ?", (int(ended),))
         return {job_id for (job_id,) in rows}
 
-    def find(self, reference: str, owner: str | None, verb: Verb | None = None) -> list[Match]:
+    def find(
+        self,
+        reference: str,
+        owner: str | None,
+        verb: Verb | None = None,
+        hidden: frozenset[str] = frozenset(),
+    ) -> list[Match]:
         """Return the jobs that `reference` may mean among the owner's (None: everybody's).
 
         And among those that are shared with him for `verb`; None: no shared ones. An exact id is
         the one; then a name's newest job of each owner; then a prefix's jobs, at most two of them,
         for two are already too many. What is shared is found by its name only where nothing else is
-        meant: nobody's choice of a name takes the place of a job of the caller's own.
+        meant: nobody's choice of a name takes the place of a job of the caller's own. Ids that are
+        `hidden` stand in nobody's way.
         """
-        prefix = (reference, f"{reference}g")
+
+        def select(where: str, *values: str, tail: str = "") -> Iterator[Match]:
+            found = self._select(where, values, owner, tail)
+            return (match for match in found if match.job_id not in hidden)
+
+        def shared(where: str, *values: str, tail: str = "") -> Iterator[Match]:
+            found = self._shared(where, values, owner, verb, tail)
+            return (match for match in found if match.job_id not in hidden)
+
+        between = ("id >= ? AND id < ?", reference, f"{reference}g")
         return (
-            self._select("id = ?", (reference,), owner, "LIMIT 1")
-            or self._shared("id = ?", (reference,), owner, verb, "LIMIT 1")
-            or _newest(self._select("name = ?", (reference,), owner, _LIVING_FIRST))
-            or (
-                self._select("id >= ? AND id < ?", prefix, owner, "LIMIT 2")
-                + self._shared("id >= ? AND id < ?", prefix, owner, verb, "LIMIT 2")
-            )[:2]
-            or _newest(self._shared("name = ?", (reference,), owner, verb, _LIVING_FIRST))
+            list(select("id = ?", reference))
+            or list(shared("id = ?", reference))
+            or _newest(select("name = ?", reference, tail=_LIVING_FIRST))
+            or list(islice(chain(select(*between), shared(*between)), 2))
+            or _newest(shared("name = ?", reference, tail=_LIVING_FIRST))
         )
 
     def _select(
         self, where: str, values: tuple[str, ...], owner: str | None, tail: str
-    ) -> list[Match]:
+    ) -> Iterator[Match]:
         # Only constants of this module reach the text of the statement.
         sql = f"SELECT id, owner, ended FROM jobs WHERE {where}"  # noqa: S608
         if owner is not None:
             sql += " AND owner = ?"
             values = (*values, owner)
-        rows = self._db.execute(f"{sql} {tail}", values)
-        return [Match(job_id, who, bool(ended)) for job_id, who, ended in rows]
+        for job_id, who, ended in self._db.execute(f"{sql} {tail}", values):
+            yield Match(job_id, who, bool(ended))
 
     def _shared(
         self,
@@ -263,18 +277,19 @@ class Catalogue:
         user: str | None,
         verb: Verb | None,
         tail: str,
-    ) -> list[Match]:
+    ) -> Iterator[Match]:
         # Begins with the caller's own shares, so that it takes as long for a job that is somebody
         # else's as for one that is not there. (CROSS JOIN keeps SQLite to that order.)
         if user is None or verb is None:
-            return []
+            return
         rows = self._db.execute(
             "SELECT jobs.id, jobs.owner, jobs.ended FROM (SELECT id FROM shares"  # noqa: S608
             f" WHERE user = ? AND verb = ? AND {where}) AS found"
             f" CROSS JOIN jobs ON jobs.id = found.id {tail}",
             (user, str(verb), *values),
         )
-        return [Match(job_id, who, bool(ended)) for job_id, who, ended in rows]
+        for job_id, who, ended in rows:
+            yield Match(job_id, who, bool(ended))
 
     def find_request(self, owner: str, request_id: str) -> str | None:
         """Return the id of the job that the owner's request started, or None."""

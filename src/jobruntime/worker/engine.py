@@ -207,7 +207,7 @@ class LocalWorker(Worker):
 
     async def plan(self, spec: JobSpec, *, owner: str, terms: Terms = NO_TERMS) -> Plan:
         """See Worker.plan."""
-        return self._start_requests.plan(spec, owner, terms)
+        return await self._start_requests.plan(spec, owner, terms)
 
     async def remove(self, job: str, *, owner: str | None = None) -> Removed:
         """See Worker.remove."""
@@ -230,6 +230,7 @@ class LocalWorker(Worker):
         dry_run: bool = False,
     ) -> Removed:
         """See Worker.prune."""
+        await self._jobs.settled(owner)
         return await self._remover.prune(owner, ended_before_ms, keep, dry_run=dry_run)
 
     # -- queries
@@ -266,7 +267,7 @@ class LocalWorker(Worker):
         job_id = await self._lookup.resolve(job, owner, Verb.STOP)
         if live := self._live.get(job_id):
             if await live.is_reachable(_REACH_S):
-                live.request_stop(by, signo, grace_ms)
+                await live.request_stop(by, signo, grace_ms, _REACH_S)
             await self._wait_stopped(live, grace_ms)
             return live.status
         return status_of(*await self._lookup.look_up(job_id))
@@ -331,7 +332,7 @@ class LocalWorker(Worker):
 
     def _live_one(self, job_id: str, what: str) -> LiveJob:
         live = self._live.get(job_id)
-        if live is None:
+        if live is None or live.ended.done():
             raise JobError(Reason.WRONG_STATE, f"cannot {what} job {job_id}: it has ended")
         return live
 

@@ -102,10 +102,19 @@ class LiveJob:
         if not self.ended.done():
             self.ended.set_result(progress)
 
-    def request_stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
-        """Ask the keeper to stop the job; raises JobError (KEEPER_UNREACHABLE) if it can't be."""
+    async def request_stop(
+        self, by: str, signo: int | None, grace_ms: int | None, timeout_s: float
+    ) -> None:
+        """Ask the keeper to stop the job, or find that it has ended.
+
+        Raises JobError (KEEPER_UNREACHABLE) where neither is so in time.
+        """
         message: dict[str, object] = {"op": "stop", "by": by, "signo": signo, "grace_ms": grace_ms}
-        self._send(message, "stop")
+        try:
+            self._send(message, "stop")
+        except JobError:
+            if not await self.ends_within(timeout_s):
+                raise
 
     def _send(self, message: dict[str, object], op: str) -> None:
         try:
@@ -141,7 +150,7 @@ class LiveJob:
         answer: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
         self._answers[seq] = answer
         try:
-            self._send(message | {"seq": seq}, str(message["op"]))
+            await self._send_or_end(message | {"seq": seq}, timeout_s)
             both: set[asyncio.Future[Any]] = {answer, self.ended}
             await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -154,7 +163,16 @@ class LiveJob:
             if message["op"] == "usage":
                 raise self._silent("usage", f"it says nothing for {timeout_s:g} s")
             raise self._unknown(str(message["op"]), timeout_s)
-        raise ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))
+        raise _it_has_ended()
+
+    async def _send_or_end(self, message: dict[str, object], timeout_s: float) -> None:
+        try:
+            self._send(message, str(message["op"]))
+        except JobError as error:
+            # Its keeper may just have told the end, and be gone.
+            if not await self.ends_within(timeout_s):
+                raise
+            raise _it_has_ended() from error
 
     def _on_message(self) -> None:
         if self._socket is None:
@@ -183,3 +201,7 @@ class LiveJob:
         answer = self._answers.get(seq) if isinstance(seq, int) else None
         if answer is not None and not answer.done():
             answer.set_result(message)
+
+
+def _it_has_ended() -> ChangeFailedError:
+    return ChangeFailedError(Failure(Step.STATE, 0, State.TERMINATED))

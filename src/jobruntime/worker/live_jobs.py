@@ -71,18 +71,24 @@ class LiveJobs:
 
     async def has_name(self, owner: str, name: str) -> bool:
         """Return whether a job of the owner's that has not ended has this name."""
-        job_id = await self._running_named(owner, name)
+        job_id = await self._threads.in_index(lambda: self._catalogue.running_named(owner, name))
         if job_id is None:
             return False
-        if (job := self.by_id.get(job_id)) is not None:
-            if not job.ended.done():
-                return True
-            # Whoever was told of its end may have its name; the catalogue learns of it last.
-            await job.retired.wait()
-        return await self._running_named(owner, name) is not None
+        # The catalogue learns last of an end, and not at all where it cannot be written.
+        job = self.by_id.get(job_id)
+        return job_id in self.unreachable if job is None else not job.ended.done()
 
-    async def _running_named(self, owner: str, name: str) -> str | None:
-        return await self._threads.in_index(lambda: self._catalogue.running_named(owner, name))
+    async def settled(self, owner: str | None) -> None:
+        """Return once all ends that were told are in the catalogue: the owner's (None: anybody's).
+
+        Until the next await of the caller there are no others.
+        """
+        while late := [
+            job
+            for job in self.by_id.values()
+            if job.ended.done() and owner in (None, job.record.owner)
+        ]:
+            await asyncio.gather(*(job.retired.wait() for job in late))
 
     def _on_silence(self, job: LiveJob) -> None:
         self._run_task(self._settle_live(job))

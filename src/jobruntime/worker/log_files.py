@@ -44,7 +44,7 @@ class LogFiles:
         """How much was read from the files so far."""
         try:
             self.refresh()
-            if not self._segments:
+            if not self._segments or self.is_removed:
                 raise FileNotFoundError(errno.ENOENT, "no log", directory)
         except BaseException:
             os.close(self._directory)

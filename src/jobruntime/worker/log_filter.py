@@ -16,8 +16,9 @@ LineSearch = Callable[[bytes], list[tuple[int, int]]]
 """Returns where the lines lie, newline and all, in which something matches. It gets whole lines,
 the last one maybe without its newline. It runs in a thread."""
 
-_LONGEST_LINE: Final = 16 << 20
-"""Of a longer line so much decides whether it is wanted."""
+_LONGEST_LINE: Final = 2 << 20
+"""Of a longer line so much decides whether it is wanted. It is one entry of an answer, which must
+stay below what a gRPC client takes where nobody has set it: 4 MiB."""
 _QUICK_BYTES: Final = 16 * 1024
 """So much is searched at once; for more a thread is worth its while."""
 

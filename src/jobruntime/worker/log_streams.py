@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
 
 from ..model.errors import JobError, Reason, invalid
@@ -10,6 +11,7 @@ from ..model.log_query import LogQuery
 from ..model.record import Progress
 from .api import LogEnd, LogEvent
 from .live import LiveJob
+from .log_files import removed_error
 from .log_filter import LineSearch
 from .log_reader import Position, encode_cursor
 from .logs import Found, LogReading, LogTail
@@ -49,7 +51,8 @@ class LogStreams:
             tail = self._follow(directory, stack) if follows else None
             async for batch in reading.read(progress, tail):
                 yield batch
-            known = progress()
+            # As it was before the last look at the log: what came after that has not been given.
+            known = reading.course
             yield LogEnd(
                 reading.is_over or (known is not None and known.log_size is not None),
                 reading.position.totals,
@@ -80,8 +83,10 @@ def _open_log(directory: str, query: LogQuery, search: LineSearch | None) -> Log
     try:
         return LogReading(directory, query, search)
     except FileNotFoundError as error:
+        if not os.path.exists(directory):
+            raise removed_error() from error
         raise JobError(
             Reason.LOG_UNREADABLE,
             "cannot read the log: the job has none",
-            "it was removed, or the host crashed as the job began",
+            "the host may have crashed as the job began",
         ) from error

@@ -64,6 +64,8 @@ class LogReading:
         self._search = search
         self._is_over = False
         self._was_past = False
+        self.course: Progress | None = None
+        """The job's course as it was known before the last look at the log."""
         self.sent = Sent()
 
     def close(self) -> None:
@@ -120,7 +122,7 @@ class LogReading:
             if tail is not None:
                 tail.changed.clear()
             # Before the read: a job seen as ended here has written all that the read can find.
-            course = progress()
+            course = self.course = progress()
             ended = course is not None and course.state is State.TERMINATED
             self._was_past = self._is_past()
             async for batch in self._read_present(None if ended or tail is None else tail.shared):

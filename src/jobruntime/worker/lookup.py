@@ -59,8 +59,9 @@ class Lookup:
         """Return what the catalogue has of the job; the errors of `resolve`."""
         # One way for all: what is another's, what is shared for something else, and what there
         # is not differ in nothing but the answer to one condition.
-        found = await self._threads.in_index(lambda: self._catalogue.find(reference, owner, verb))
-        matches = [match for match in found if match.job_id not in self._starting]
+        matches: list[Match] = await self._threads.in_index(
+            lambda: self._catalogue.find(reference, owner, verb, frozenset(self._starting))
+        )
         if len(matches) > 1:
             matches = _preferred([self._as_it_is(match) for match in matches], reference)
         if len(matches) == 1 and owner is not None and matches[0].owner != owner:
@@ -105,7 +106,7 @@ class Lookup:
                 record, progress = directory.read_record(), directory.read_outcome()
         except (OSError, ValueError) as error:
             raise _damaged(job_id, str(error)) from error
-        if record is None and not os.path.exists(directory.path):
+        if (record is None or progress is None) and not os.path.exists(directory.path):
             raise not_found(job_id)
         if record is None or progress is None or progress.state is not State.TERMINATED:
             raise _damaged(job_id, "it is not complete")

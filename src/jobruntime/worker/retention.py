@@ -111,12 +111,15 @@ class RetentionLoop:
 def measure(jobs_dir: str, job_id: str, progress: Progress | None) -> Ended:
     """Return when the job ended and the room that its log and records have."""
     path = f"{jobs_dir}/{job_id}"
+    blocks = 0
     with os.scandir(path) as entries:
-        size = sum(entry.stat(follow_symlinks=False).st_blocks for entry in entries) * 512
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # a record is just being replaced
+                blocks += entry.stat(follow_symlinks=False).st_blocks
     ended_at_ns = None if progress is None else progress.ended_at_ns
     if ended_at_ns is None:  # it was lost, and this is when that was found out
         ended_at_ns = os.stat(f"{path}/{OUTCOME_FILE}").st_mtime_ns
-    return Ended(job_id, ended_at_ns, size)
+    return Ended(job_id, ended_at_ns, blocks * 512)
 
 
 def measured(instance: Instance, job_ids: Iterable[str]) -> list[tuple[JobRecord, Ended]]:

@@ -104,6 +104,7 @@ class StartRequests:
                     f"cannot start a second job named {spec.name!r}: the first has not ended",
                     "stop it, or choose another name",
                 )
+            await self._settle(owner, terms)
             limits = self._policy.at_start(spec.limits, terms)
             io = self._policy.io_at_start(spec.limits, terms)
             log = self._policy.log_at_start(spec.log, terms)
@@ -117,9 +118,10 @@ class StartRequests:
             found_job.get()(started.record.job_id)
             return started.record.job_id
 
-    def plan(self, spec: JobSpec, owner: str, terms: Terms) -> Plan:
+    async def plan(self, spec: JobSpec, owner: str, terms: Terms) -> Plan:
         """See Worker.plan."""
         self._users.check(spec.user, terms)
+        await self._settle(owner, terms)
         limits = self._policy.at_start(spec.limits, terms)
         log = self._policy.log_at_start(spec.log, terms)
         self._quotas.check(owner, limits, log, terms.quota, terms.quota_rule)
@@ -132,6 +134,12 @@ class StartRequests:
             isolation=_isolated(spec, terms).isolation or Isolation.NONE,
             rlimits=self._starter.rlimits_of(terms),
         )
+
+    async def _settle(self, owner: str, terms: Terms) -> None:
+        # A job that has ended counts with what its log has; while it is entered, it would count
+        # with all that it might have had, or with both.
+        if terms.quota.log_bytes is not None:
+            await self._jobs.settled(owner)
 
     async def _earlier_job(self, owner: str, spec: JobSpec) -> str | None:
         request_id = spec.request_id
