@@ -188,6 +188,22 @@ def test_logs_count_with_their_bounds_and_then_with_what_they_have(settings: Set
     asyncio.run(prune(asyncio.run(fill())))
 
 
+def test_what_a_job_has_left_over_is_free_from_the_moment_on_that_its_end_is_told(
+    settings: Settings,
+) -> None:
+    quota, log = Quota(log_bytes=3 * MIB), LogPolicy(2 * MIB)
+
+    async def run() -> None:
+        async with LocalWorker(settings) as worker:
+            for _ in range(40):
+                job = await start(worker, quota, log=log)
+                await worker.stop(job, by="ann")
+                spec = JobSpec(argv=("true",), log=log)
+                await worker.plan(spec, owner="ann", terms=Terms("user", quota=quota))
+
+    asyncio.run(run())
+
+
 async def ended(worker: LocalWorker, job: str) -> None:
     """Wait until the job has ended and its log is measured."""
     await worker.wait(job)

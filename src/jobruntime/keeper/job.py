@@ -243,11 +243,12 @@ class Keeper:
     def _check_deadlines(self) -> None:
         now = time.monotonic_ns()
         deadlines = self._deadlines
-        # Of a job that has ended by itself, a timeout is no cause any more.
-        if self._outcome is None and deadlines.timeout is not None and now >= deadlines.timeout:
+        if deadlines.timeout is not None and now >= deadlines.timeout:
             deadlines.timeout = None
-            self._course.progress = replace(self._course.progress, timed_out=True)
-            self._begin_stop(self._job.stopping.signo, self._job.stopping.grace_ms)
+            self._reap()  # of a job that has ended by itself, a timeout is no cause any more
+            if self._outcome is None:
+                self._course.progress = replace(self._course.progress, timed_out=True)
+                self._begin_stop(self._job.stopping.signo, self._job.stopping.grace_ms)
         if deadlines.kill is not None and now >= deadlines.kill:
             self._kill()
         if deadlines.room is not None and now >= deadlines.room:
