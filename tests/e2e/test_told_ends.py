@@ -84,28 +84,6 @@ def test_a_name_is_free_also_where_shares_were_changed_while_its_job_ended(alice
         api.stop(api.start("sleep", "600", name="shared-often"), grace_ms=0)
 
 
-def test_a_reading_that_ends_before_its_job_is_not_told_as_whole(
-    shared: Instance, alice: Client
-) -> None:
-    line = 1_900_000
-    script = (
-        f"head -c {line} /dev/zero | tr '\\0' x; until [ -e go ]; do sleep 0.02; done; echo tail"
-    )
-    with alice.api() as api, alice.api() as other:
-        job = api.start("sh", "-c", script)
-        eventually(lambda: len(other.logs(job, follow=False).stdout) == line, what="the long line")
-        slow = api.stub.Logs(pb.LogsRequest(job=job, grep="x"), timeout=60)
-        time.sleep(0.5)  # nobody reads: the server waits until it can send the line
-        (shared.work_dir / job / "go").touch()
-        whole = other.logs(job)
-        assert whole.stdout.endswith(b"xtail\n")
-        log = gather(slow)
-        assert log.end is not None
-        assert log.end.complete is (log.stdout == whole.stdout)
-        if not log.end.complete:
-            assert log.end.status.state == pb.JOB_STATE_RUNNING
-
-
 def test_a_timeout_that_passed_after_a_jobs_end_is_no_cause_of_it(
     shared: Instance, alice: Client
 ) -> None:

@@ -71,6 +71,31 @@ def find_half(block: bytes) -> list[tuple[int, int]]:
     return [(begin, end)] if b"half" in block else []
 
 
+def test_a_reading_is_not_told_as_whole_where_the_job_ended_after_its_last_look(
+    settings: Settings,
+) -> None:
+    async def run() -> None:
+        async with LocalWorker(settings, compile_search=lambda pattern: find_half) as worker:
+            script = "printf half; until [ -e go ]; do sleep 0.02; done; echo and the rest"
+            job = await worker.start(JobSpec(argv=("sh", "-c", script)), owner="ann")
+            async with aclosing(worker.logs(job)) as events:  # type: ignore[type-var]
+                await anext(events)
+            query = LogQuery(follow=False, grep="half")
+            async with aclosing(worker.logs(job, query)) as events:  # type: ignore[type-var]
+                assert isinstance(await anext(events), LogBatch)
+                os.mkdir(f"{worker.instance.work_dir}/{job}/go")
+                await worker.wait(job)  # while the reader has not taken more
+                end = await anext(events)
+            assert isinstance(end, LogEnd)
+            assert end.sent_stdout_bytes == len("half")
+            assert not end.complete
+            assert end.status.state is State.RUNNING
+            data, end = await read(worker, job, query=query)
+            assert (data, end.complete) == (b"halfand the rest\n", True)
+
+    asyncio.run(run())
+
+
 async def start_and_stop(worker: LocalWorker) -> tuple[str, int]:
     """Have a job write `early`, half a line, and later the rest; return the time between."""
     script = "trap 'echo late; exit 0' TERM; printf 'early\\nhalf'; while :; do sleep 0.01; done"
