@@ -102,6 +102,15 @@ def test_a_timeout_that_passed_after_a_jobs_end_is_no_cause_of_it(
         assert not status.timed_out
 
 
+def test_a_job_that_ended_by_itself_was_not_killed_whoever_stopped_it(alice: Client) -> None:
+    with alice.api() as api:
+        for _ in range(TIMES):
+            job = api.start("sh", "-c", "sleep 0.03; exit 3")
+            time.sleep(0.03)
+            status = api.stop(job, grace_ms=0)
+            assert status.killed is (status.outcome.WhichOneof("kind") == "signal"), status
+
+
 def test_a_long_line_that_matches_comes_whole(alice: Client) -> None:
     with alice.api() as api:
         script = f"head -c {12 * MIB} /dev/zero | tr '\\0' x; echo; echo y"

@@ -188,6 +188,8 @@ class Keeper:
     def _on_leader_end(self, status: int) -> None:
         code = os.waitstatus_to_exitcode(status)
         self._outcome = Exited(code) if code >= 0 else Signaled(-code)
+        if self._outcome != _SIGKILLED:  # whatever was sent: it had ended by itself
+            self._course.progress = replace(self._course.progress, killed=False)
         self._look_for_oom()
         if self._oom:
             progress = self._course.progress
@@ -250,6 +252,7 @@ class Keeper:
                 self._course.progress = replace(self._course.progress, timed_out=True)
                 self._begin_stop(self._job.stopping.signo, self._job.stopping.grace_ms)
         if deadlines.kill is not None and now >= deadlines.kill:
+            self._reap()
             self._kill()
         if deadlines.room is not None and now >= deadlines.room:
             deadlines.room = None
@@ -292,6 +295,7 @@ class Keeper:
         self._course.keep()
 
     def _stop(self, by: str, signo: int | None, grace_ms: int | None) -> None:
+        self._reap()
         if self._outcome is not None or self._killing:
             return  # too late to have any part in the end
         again = self._course.progress.state is State.STOPPING

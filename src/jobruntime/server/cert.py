@@ -56,7 +56,6 @@ def issue_certificate(
     premises = premises_at(directory)
     pair = pki.pair_at(premises.pki_dir / "clients", name)
     with pki.reporting_os_errors(f"make a certificate for {name}"):
-        authority = read_signing_authority(premises)
         if os.path.lexists(pair.certificate):
             raise JobError(
                 Reason.NAME_IN_USE,
@@ -65,8 +64,9 @@ def issue_certificate(
                 f"{pair.key.name} away first, and revoke it",
             )
         pki.make_directory(pair.certificate.parent)
-        record = recorder(premises.pki_dir, authority, "issue")
         with changing(premises.pki_dir):
+            authority = read_signing_authority(premises)
+            record = recorder(premises.pki_dir, authority, "issue")
             pki.issue_client(authority, pair, name, roles, valid=valid, record=record)
     return pair
 

@@ -34,14 +34,16 @@ def run(args: argparse.Namespace) -> int:
     premises = premises_at(args.dir)
     if args.san and (args.user or args.who != SERVER):
         raise invalid("cannot put a host name into a user's certificate", "leave out --san")
-    authority = read_signing_authority(premises)
-    if args.who == SERVER and not args.user:
-        _refuse_ambiguous(premises)
-        pair, old, leaf = _of_server(premises, args.san)
-    else:
-        pair, old, leaf = _of_user(premises, args.who)
-    valid = args.valid or _validity_of(old)
-    renew_pair(premises, authority, pair, leaf, valid)
+    # From the look at the revocations on: whoever revokes must see what was signed before.
+    with changing(premises.pki_dir):
+        authority = read_signing_authority(premises)
+        if args.who == SERVER and not args.user:
+            _refuse_ambiguous(premises)
+            pair, old, leaf = _of_server(premises, args.san)
+        else:
+            pair, old, leaf = _of_user(premises, args.who)
+        valid = args.valid or _validity_of(old)
+        renew_pair(premises, authority, pair, leaf, valid)
     print(
         f"Made a new certificate for {args.who}, valid for {format_valid(valid)}:\n"
         f"  {pair.certificate}\n  {pair.key}\n"
@@ -54,12 +56,15 @@ def run(args: argparse.Namespace) -> int:
 def renew_pair(
     premises: Premises, authority: Authority, pair: pki.Pair, leaf: Leaf, valid: dt.timedelta
 ) -> None:
-    """Put a new key and certificate in the place of the pair; raises JobError."""
+    """Put a new key and certificate in the place of the pair; raises JobError.
+
+    The caller holds the lock of what is in the instance's pki directory.
+    """
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     pki.check_valid(authority, valid, now)
     key, key_pem = pki.generate_key()
     certificate = sign_leaf(authority, key.public_key(), leaf, validity_for(valid, now))
-    with changing(premises.pki_dir), pki.reporting_os_errors(f"replace {pair.certificate}"):
+    with pki.reporting_os_errors(f"replace {pair.certificate}"):
         recorder(premises.pki_dir, authority, "renew")(certificate)
         replace_pair(pair.certificate, pair.key, certificate.public_bytes(Encoding.PEM), key_pem)
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ _logger = logging.getLogger("jobd")
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; return the exit code. Raises JobError."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a server to hand it on to
     configure_logging()
     return run_server(read_config(args.config), SERVE)
 

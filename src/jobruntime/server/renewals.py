@@ -103,12 +103,18 @@ def asking(prepared: Prepared) -> Launch:
         if len(request) > MOST_REQUEST_BYTES:
             raise ValueError("the request is too large")
         answer = await prepared.ask({"op": "renew", "request": request.decode()})
-        try:
-            return await asyncio.to_thread(_read_all, answer, time.monotonic() + _DEADLINE_S)
-        finally:
-            os.close(answer)
+        # Though the caller may be gone: the thread reads to the end, and closes what it reads.
+        give_up_at = time.monotonic() + _DEADLINE_S
+        return await asyncio.shield(asyncio.to_thread(_read_and_close, answer, give_up_at))
 
     return launch
+
+
+def _read_and_close(fd: int, give_up_at: float) -> bytes:
+    try:
+        return _read_all(fd, give_up_at)
+    finally:
+        os.close(fd)
 
 
 def _spawn(command: list[str], request: bytes) -> bytes:

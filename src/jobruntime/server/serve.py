@@ -47,6 +47,7 @@ STOP_WITH_JOBS: Final = signal.SIGUSR2
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; return the exit code. Raises JobError."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to be read anew
     configure_logging()
     asyncio.run(serve(read_config(args.config)))
     return 0
@@ -63,14 +64,14 @@ async def serve(config: Config, prepared: Prepared | None = None) -> None:
     """
     keep_large_blocks()
     _raise_open_files()
-    trust = Trust(config.tls)
-    policies = Policies(config, {} if prepared is None else prepared.disks)
     reloads = Reloads()
     requests: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for signo in (signal.SIGTERM, signal.SIGINT, STOP_WITH_JOBS):
         loop.add_signal_handler(signo, requests.put_nowait, signo)
     loop.add_signal_handler(signal.SIGHUP, reloads.request)
+    trust = Trust(config.tls)
+    policies = Policies(config, {} if prepared is None else prepared.disks)
     async with LocalWorker(settings_of(config), compile_search, prepared) as worker:
         reloads.add("certificates and revocation lists", partial(reload_trust, trust))
         reloads.add("the policy", partial(policies.reload, worker))

@@ -50,18 +50,19 @@ def renew(request: dict[str, object], premises: Premises) -> dict[str, str]:
     """
     certificate, csr_pem, proof = _parse(request)
     identity = identity_in(certificate)
-    authority = _read_authority(premises)
-    ca_pem = _check_present(identity, premises)
     csr = _read_csr(csr_pem)
     _check_proof(identity.certificate, csr.public_bytes(Encoding.DER), proof)
     leaf = pki.user_leaf(identity.principal.name, identity.principal.roles)
-    validity = next_validity(
-        identity.certificate,
-        authority.certificate.not_valid_after_utc,
-        dt.timedelta(milliseconds=premises.tls.renew_max_ms),
-        dt.datetime.now(dt.UTC).replace(microsecond=0),
-    )
+    # From the look at the revocations on: whoever revokes must see what was signed before.
     with changing(premises.pki_dir):
+        authority = _read_authority(premises)
+        ca_pem = _check_present(identity, premises)
+        validity = next_validity(
+            identity.certificate,
+            authority.certificate.not_valid_after_utc,
+            dt.timedelta(milliseconds=premises.tls.renew_max_ms),
+            dt.datetime.now(dt.UTC).replace(microsecond=0),
+        )
         new = sign_leaf(authority, _public_key(csr), leaf, validity)
         recorder(premises.pki_dir, authority, "api")(new)
     return {"certificate": new.public_bytes(Encoding.PEM).decode(), "ca": ca_pem.decode()}

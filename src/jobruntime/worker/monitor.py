@@ -5,9 +5,9 @@ and ends with it. Of the server it takes one kind of request: to start a process
 arguments that nobody but the configuration decides. It is single-threaded, of the standard library
 only, and never touches the network.
 
-    server -> monitor   {"op": ...}, an entry of the table of handlers
-    monitor -> server   {"started": pid} with one descriptor, the process's stdout; or
-                        {"failed": sentence}
+    server -> monitor   {"op": ..., "seq": number}, the former an entry of the table of handlers
+    monitor -> server   {"started": pid, "seq": the same} with one descriptor, the process's stdout;
+                        or {"failed": sentence, "seq": the same}
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ class Monitor:
         return True
 
     def _answer(self, channel: socket.socket, message: dict[str, object]) -> None:
+        seq = message.pop("seq", None)
         handler = self._handlers.get(str(message.get("op")))
         try:
             if handler is None:
@@ -174,11 +175,11 @@ class Monitor:
                 raise ValueError("too many of the monitor's processes have not ended")
             pid, output = handler(message)
         except (OSError, JobError, ValueError) as error:
-            sockets.send_message(channel, {"failed": str(error)[:1024]})
+            sockets.send_message(channel, {"failed": str(error)[:1024], "seq": seq})
             return
         self._helpers.add(pid)
         try:
-            sockets.send_message(channel, {"started": pid}, (output,))
+            sockets.send_message(channel, {"started": pid, "seq": seq}, (output,))
         finally:
             os.close(output)
 
@@ -205,6 +206,8 @@ def _run_server(
     """Become the server, or tell on `errors` why not, and end."""
     try:
         signal.set_wakeup_fd(-1)
+        # Until the server has its own handler: nothing is loaded yet that could be read anew.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         os.setsid()  # a terminal's signals come to the monitor, which hands them on
         _find_ways(program, account)
         become(account.uid, account.gid, parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from typing import Final
 
@@ -21,6 +22,7 @@ class Privileged:
         self._socket = monitor
         self._socket.setblocking(False)
         self._lock = asyncio.Lock()
+        self._seq = 0
 
     async def start_spawner(self) -> int:
         """Have a spawner started; return a pipe that tells when it serves. Raises OSError."""
@@ -31,13 +33,23 @@ class Privileged:
 
         Raises OSError, with the monitor's sentence, where it will not; TimeoutError.
         """
-        async with self._lock:
-            sockets.send_message(self._socket, message)
-            await asyncio.wait_for(wait_readable(self._socket.fileno()), _ANSWER_S)
-            received = sockets.receive_message(self._socket)
-        if received is None:
-            raise ConnectionError(errno.ECONNRESET, "the monitor is gone")
-        answer, fds = received
+        async with self._lock, asyncio.timeout(_ANSWER_S):
+            self._seq += 1
+            sockets.send_message(self._socket, {**message, "seq": self._seq})
+            answer, fds = await self._receive(self._seq)
         if "started" not in answer or len(fds) != 1:
             raise PermissionError(errno.EPERM, str(answer.get("failed")))
         return fds[0]
+
+    async def _receive(self, seq: int) -> tuple[dict[str, object], list[int]]:
+        while True:
+            await wait_readable(self._socket.fileno())
+            received = sockets.receive_message(self._socket)
+            if received is None:
+                raise ConnectionError(errno.ECONNRESET, "the monitor is gone")
+            answer, fds = received
+            if answer.get("seq") == seq:
+                return answer, fds
+            # Of a question whose asker has gone away: it is nobody else's answer.
+            for fd in fds:
+                os.close(fd)

@@ -13,6 +13,7 @@ import sqlite3
 import time
 import uuid
 from dataclasses import dataclass
+from typing import Final
 
 from ..linux import sockets
 from ..linux.files import boot_id, write_all
@@ -33,6 +34,7 @@ from .store import JobDirectory, JobRecord, encode_order
 from .threads import Threads
 from .users import User, Users
 
+_TRIES: Final = 3
 _logger = logging.getLogger(__name__)
 
 
@@ -134,7 +136,11 @@ class Starter:
             except ConnectionError:
                 # The spawner or the new keeper died before it told anything. What it may have
                 # begun is swept, and then a second try is safe.
-                await self.sweep(record.job_id)
+                try:
+                    await self.sweep(record.job_id)
+                except BaseException:
+                    directory.close()  # with its lock, or no recovery could ever take it up
+                    raise
                 await self._threads.in_files(directory.discard)
                 if last:
                     break
@@ -211,11 +217,19 @@ class Starter:
             await self._ask({"op": "kill", "id": job_id})
 
     async def _ask(self, message: dict[str, object]) -> dict[str, object]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
-            with theirs:
-                await self._spawner.send(message, (theirs.fileno(),))
-            return await _receive(ours)
+        """Have the spawner do what can be done twice; raises JobError (SPAWNER_UNAVAILABLE)."""
+        for _ in range(_TRIES):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours:
+                with theirs:
+                    await self._spawner.send(message, (theirs.fileno(),))
+                with contextlib.suppress(ConnectionError):  # it died; the next one is asked
+                    return await _receive(ours)
+        raise JobError(
+            Reason.SPAWNER_UNAVAILABLE,
+            f"cannot {message['op']} what is left of job {message['id']}: the spawner died",
+            f"try again; the operator finds more in {self._instance.state_dir}/spawner.log",
+        )
 
     async def sweep(self, job_id: str) -> None:
         """End what is left of a job whose keeper is gone; the caller holds the job's lock.
