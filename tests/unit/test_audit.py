@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import resource
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,11 +19,13 @@ from hypothesis import strategies as st
 
 from jobruntime.model.audit_lines import GENESIS, Head, encode_line, parse_head
 from jobruntime.model.errors import JobError, Reason
-from jobruntime.server.audit import HELD_BYTES, AuditLog
+from jobruntime.server import audit_command, audit_verify
+from jobruntime.server.audit import HELD_BYTES, AuditLog, open_audit
 from jobruntime.server.audit_verify import Findings, files_of, verify_audit
 from jobruntime.server.config_audit import AuditConfig
+from jobruntime.worker.audit_files import rotated_files
 from tests.disks import fill, mounted_disk
-from tests.support import MIB
+from tests.support import DEADLINE_S, MIB
 
 
 def record(path: Path, count: int, *, end: bool = True, **options: int) -> None:
@@ -251,6 +256,32 @@ def test_a_rotation_that_a_crash_has_cut_short_never_happened(path: Path) -> Non
     assert causes(look(path)) == ""
 
 
+@pytest.mark.parametrize("keep", [2, 30])
+def test_files_that_are_rotated_while_they_are_listed_are_whole(
+    path: Path, keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = path.parent.parent / "jobd.toml"
+    config.write_text('[audit]\npath = "audit/audit.jsonl"\n')
+    log = AuditLog(AuditConfig(path, max_bytes=1, keep=keep))  # each line begins a new file
+    for _ in range(4):
+        log.write({"event": "call"})
+    listed = rotated_files
+    rotations = iter(range(5))
+
+    def list_and_rotate(path: Path) -> list[Path]:
+        found = listed(path)
+        if next(rotations, None) is not None:
+            log.write({"event": "call"})
+        return found
+
+    monkeypatch.setattr(audit_verify, "rotated_files", list_and_rotate)
+    wanted = Namespace(action="verify", config=str(config), files=[], head=None, output="text")
+
+    assert audit_command.run(wanted) == 0
+    assert next(rotations, None) is None
+    asyncio.run(log.close())
+
+
 # ---------------------------------------------------------------- crashes
 
 
@@ -374,6 +405,104 @@ def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> No
         assert log.write({"event": "call"})
         assert causes(look(path)) == ""
         asyncio.run(log.close())
+
+
+# ---------------------------------------------------------------- syncs that fail
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let the process open nothing more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def until_reserve(log: AuditLog, *, is_refused: bool) -> None:
+    async with asyncio.timeout(DEADLINE_S / 10):
+        while True:
+            try:
+                log.reserve(100)
+                log.release(100)
+                was_refused = False
+            except JobError:
+                was_refused = True
+            if was_refused == is_refused:
+                return
+            await asyncio.sleep(0.01)
+
+
+def test_without_descriptors_changes_are_refused_until_there_are_some_again(path: Path) -> None:
+    async def serve() -> None:
+        async with open_audit(AuditConfig(path, sync_ms=10)) as log:
+            with no_descriptors():
+                assert log.write({"event": "call"})
+                await until_reserve(log, is_refused=True)
+            await until_reserve(log, is_refused=False)
+
+    asyncio.run(serve())
+
+    assert lines_of(path)[-1]["event"] == "server-stop"
+    assert causes(look(path)) == ""
+
+
+def test_an_end_without_descriptors_is_still_written(path: Path) -> None:
+    async def serve() -> None:
+        with ExitStack() as stack:
+            async with open_audit(AuditConfig(path, sync_ms=10)) as log:
+                stack.enter_context(no_descriptors())
+                log.write({"event": "call"})
+                await asyncio.sleep(0.1)
+
+    asyncio.run(serve())
+
+    assert lines_of(path)[-1]["event"] == "server-stop"
+
+
+def test_a_rotation_that_lacks_a_descriptor_has_not_begun(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    log = AuditLog(AuditConfig(path, max_bytes=1))
+    before = files_of(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", refuse)  # others take the last one in just that moment
+        assert log.write({"event": "call"})
+
+    assert files_of(path) == before
+    asyncio.run(log.close())
+    assert causes(look(path)) == ""
+
+
+def test_a_sync_that_failed_is_tried_again_for_older_files_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, synced = os.fdatasync, set[int]()
+    is_broken = True
+
+    def sync_or_fail(fd: int) -> None:
+        if is_broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+        synced.add(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fdatasync", sync_or_fail)
+    log = AuditLog(AuditConfig(path, max_bytes=1, keep=2, sync_ms=0))
+    for _ in range(5):
+        log.write({"event": "call"})
+        asyncio.run(log.settle())
+    is_broken = False
+    asyncio.run(log.settle())
+
+    assert synced == {file.stat().st_ino for file in files_of(path)}
+    asyncio.run(log.close())
 
 
 def test_the_first_line_of_all_refers_to_nothing() -> None:

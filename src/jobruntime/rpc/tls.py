@@ -52,6 +52,7 @@ __all__ = [
     "grpc",
     "read_certificates",
     "read_client_pair",
+    "read_fitting_pair",
     "read_private_key",
     "read_revocation_lists",
     "read_server_pair",
@@ -95,6 +96,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 _MAX_FILE_BYTES: Final = 1024 * 1024
 _MAX_CRL_BYTES: Final = 64 * 1024 * 1024  # a million entries
+_MOST_READINGS: Final = 20
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----[^\n]*\n?", re.DOTALL
 )
@@ -103,6 +105,8 @@ _SERVER_REMEDY: Final = "check [tls] in the server's configuration"
 _CLIENT_REMEDY: Final = "check JOBC_CA, JOBC_CERT and JOBC_KEY, the flags and the settings file"
 
 FilePath = str | os.PathLike[str]
+Fits = Callable[[bytes, bytes], bool]
+"""Tells whether the key (the second) is that of the certificates; may raise JobError."""
 
 
 def server_credentials(
@@ -222,35 +226,63 @@ def read_private_key(path: FilePath, *, remedy: str = "check the path") -> bytes
     return data
 
 
+def read_fitting_pair(
+    cert_path: FilePath, key_path: FilePath, fits: Fits, *, remedy: str = "check the path"
+) -> tuple[bytes, bytes] | None:
+    """Return certificates and key that fit, also while they are being replaced; None if none do.
+
+    Raises JobError (CONFIG_INVALID) as `read_certificates` and `read_private_key` do.
+    """
+    before = None
+    for _ in range(_MOST_READINGS):
+        found = (
+            read_certificates(cert_path, remedy=remedy),
+            read_private_key(key_path, remedy=remedy),
+        )
+        if fits(*found):
+            return found
+        pending = _read_pending_key(key_path, found[0], fits)
+        if pending is not None:
+            return found[0], pending
+        # Twice the same: both were there together, and no rename came before the look at `KEY.new`.
+        # The certificate alone would not tell: it can be the new one, and `KEY.new` gone since.
+        if found == before:
+            break
+        before = found
+    return None
+
+
 def _read_pair(cert_path: FilePath, key_path: FilePath, remedy: str) -> tuple[bytes, bytes]:
     """Return key and certificate chain, in gRPC's order, after a look whether they fit.
 
     gRPC itself would say no more than "failed to connect" or "failed to bind".
     """
-    chain = read_certificates(cert_path, remedy=remedy)
-    key = read_private_key(key_path, remedy=remedy)
-    try:
-        _load_pair(chain, key)
-    except ssl.SSLError as error:
-        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-            pending = _read_pending_key(key_path, chain)
-            if pending is not None:
-                return pending, chain
-            cause = f"it is not the key of the certificate {os.fspath(cert_path)}"
-        else:
+
+    def fits(chain: bytes, key: bytes) -> bool:
+        try:
+            _load_pair(chain, key)
+        except ssl.SSLError as error:
+            if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+                return False
             cause = f"it is not a PEM private key that can be used ({error.reason or error})"
-        raise _bad_file(key_path, "private key", cause, remedy) from None
+            raise _bad_file(key_path, "private key", cause, remedy) from None
+        return True
+
+    found = read_fitting_pair(cert_path, key_path, fits, remedy=remedy)
+    if found is None:
+        cause = f"it is not the key of the certificate {os.fspath(cert_path)}"
+        raise _bad_file(key_path, "private key", cause, remedy)
+    chain, key = found
     return key, chain
 
 
-def _read_pending_key(key_path: FilePath, chain: bytes) -> bytes | None:
+def _read_pending_key(key_path: FilePath, chain: bytes, fits: Fits) -> bytes | None:
     """Return the key that is about to replace the one in `key_path`, if it is the chain's."""
     try:
         key = read_private_key(f"{os.path.realpath(key_path)}{PENDING_SUFFIX}")
-        _load_pair(chain, key)
-    except (JobError, ssl.SSLError):
+        return key if fits(chain, key) else None
+    except JobError:
         return None
-    return key
 
 
 def _load_pair(chain: bytes, key: bytes) -> None:

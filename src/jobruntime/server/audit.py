@@ -70,7 +70,7 @@ class AuditLog:
         Raises JobError (AUDIT_UNAVAILABLE). `release` gives the room back.
         """
         if self._failed_sync:
-            raise _unavailable("the disk reports errors")
+            raise _unavailable("its lines do not reach the disk")
         try:
             self._take_room(room_bytes)
         except OSError as error:
@@ -118,6 +118,9 @@ class AuditLog:
             say()
         self.write({"event": "server-stop"}, is_reserved=True)
         await self._sync()
+        for fd in self._unsynced:
+            os.close(fd)
+        self._unsynced = []
         self._file.close()
 
     # -- the disk
@@ -126,19 +129,18 @@ class AuditLog:
         async with self._syncing:
             if not self._dirty:
                 return
-            # Of older files, too, and copies: a rotation may close the file meanwhile.
-            fds = [*self._unsynced, os.dup(self._file.fd)]
-            self._dirty, self._unsynced = False, []
+            older, self._unsynced, self._dirty = self._unsynced, [], False
+            is_done = False
             try:
-                for fd in fds:
-                    await asyncio.to_thread(os.fdatasync, fd)
-                self._failed_sync = False
-            except OSError as error:
-                self._dirty = self._failed_sync = True
+                await _sync_copy(self._file.fd, older)
+                self._failed_sync, is_done = False, True
+            except OSError as error:  # of the disk, or no descriptor is left
+                self._failed_sync = True
                 self._tell(error)
             finally:
-                for fd in fds:
-                    os.close(fd)
+                # Also where the caller gave up meanwhile: the next try takes what is left.
+                self._dirty |= not is_done
+                self._unsynced[:0] = _still_named(older)
 
     def _put(self, fields: Mapping[str, object]) -> None:
         self._rotate_if_due()
@@ -189,7 +191,20 @@ class AuditLog:
         surplus = max(0, len(kept) - keep)
         kept, gone = kept[surplus:], kept[:surplus]
         oldest = first_seq_of(kept[0]) if kept else self._head.seq + 1
-        room_bytes = self._pending_bytes + 2 * HELD_BYTES
+        copy = os.dup(old.fd)  # first: where no descriptor is left, nothing has changed
+        try:
+            self._switch(old_path, oldest)
+        except OSError:
+            os.close(copy)
+            raise
+        self._unsynced.append(copy)
+        old.close()
+        for file in gone:
+            os.unlink(file)
+
+    def _switch(self, old_path: Path, oldest: int) -> None:
+        """Give the file its other name, and go on in a new one; raises OSError."""
+        path, room_bytes = self._config.path, self._pending_bytes + 2 * HELD_BYTES
         os.link(path, old_path)
         try:
             self._file, self._head = create_file(
@@ -198,10 +213,6 @@ class AuditLog:
         except OSError:
             os.unlink(old_path)
             raise
-        self._unsynced.append(os.dup(old.fd))
-        old.close()
-        for file in gone:
-            os.unlink(file)
 
 
 @contextlib.asynccontextmanager
@@ -213,9 +224,40 @@ async def open_audit(config: AuditConfig) -> AsyncIterator[AuditLog]:
         yield audit
     finally:
         syncing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await syncing
-        await audit.close()
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await syncing
+        finally:
+            await audit.close()
+
+
+async def _sync_copy(fd: int, older: list[int]) -> None:
+    """Bring the older files to the disk, and this one; raises OSError.
+
+    Those that are done are closed and leave the list.
+    """
+    copy = os.dup(fd)  # a rotation may close the file meanwhile
+    try:
+        while older:
+            await asyncio.to_thread(os.fdatasync, older[0])
+            os.close(older.pop(0))
+        await asyncio.to_thread(os.fdatasync, copy)
+    finally:
+        os.close(copy)
+
+
+def _still_named(fds: list[int]) -> list[int]:
+    """Close those whose files were removed, which nobody can read any more; return the others.
+
+    So there are never more of them than files are kept, however long the disk fails.
+    """
+    named = []
+    for fd in fds:
+        if os.fstat(fd).st_nlink:
+            named.append(fd)
+        else:
+            os.close(fd)
+    return named
 
 
 def _unavailable(cause: str) -> JobError:

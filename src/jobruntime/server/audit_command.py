@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +15,7 @@ from typing import Final
 from jobruntime.model.audit_lines import parse_head
 from jobruntime.model.errors import JobError, Reason, invalid
 
-from .audit_verify import Findings, files_of, verify_audit
+from .audit_verify import Findings, files_of, verify_audit, verify_kept
 from .config import read_config
 from .errors_out import print_error
 
@@ -44,7 +46,9 @@ def _verify(args: argparse.Namespace, wanted: tuple[int | None, str] | None) -> 
     if args.files:
         findings = _look([Path(file) for file in args.files], wanted, is_whole=False)
     else:
-        findings = _look_again(lambda: _look(_paths(args.config), wanted, is_whole=True))
+        _raise_open_files()
+        path = read_config(args.config).audit.path
+        findings = _look_again(lambda: _look_at_kept(path, wanted))
     if args.output == "json":
         print(_json(findings))
     else:
@@ -66,7 +70,7 @@ def _head(args: argparse.Namespace) -> int:
 
 
 def _look_again(look: Callable[[], Findings]) -> Findings:
-    """Look; where something is wrong, once more: the server may have been at it in that moment."""
+    """Look; where something is wrong, once more: the server may have been writing a line."""
     findings = look()
     if findings.faults:
         time.sleep(_PAUSE_S)
@@ -81,12 +85,25 @@ def _paths(config: str) -> list[Path]:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not paths:
-        raise JobError(
-            Reason.CONFIG_INVALID,
-            f"cannot read the audit {path}: there is none",
-            "start the server once, or name the files",
-        )
+        raise _missing(path)
     return paths
+
+
+def _raise_open_files() -> None:
+    # All files that are kept are open at once.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _look_at_kept(path: Path, wanted: tuple[int | None, str] | None) -> Findings:
+    try:
+        findings = verify_kept(path, wanted)
+    except OSError as error:
+        raise _unreadable(Path(error.filename or path), error) from error
+    if not findings.files:
+        raise _missing(path)
+    return findings
 
 
 def _look(paths: list[Path], wanted: tuple[int | None, str] | None, *, is_whole: bool) -> Findings:
@@ -94,6 +111,14 @@ def _look(paths: list[Path], wanted: tuple[int | None, str] | None, *, is_whole:
         return verify_audit(paths, wanted, is_whole=is_whole)
     except OSError as error:
         raise _unreadable(Path(error.filename or paths[0]), error) from error
+
+
+def _missing(path: Path) -> JobError:
+    return JobError(
+        Reason.CONFIG_INVALID,
+        f"cannot read the audit {path}: there is none",
+        "start the server once, or name the files",
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> JobError:

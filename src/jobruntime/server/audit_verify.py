@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,6 +15,10 @@ from jobruntime.model.audit_lines import GENESIS, Head, Line, parse_line
 from jobruntime.worker.audit_files import rotated_files
 
 _MAX_LINE_BYTES: Final = 8 << 20
+_TRIES: Final = 100
+_PAUSE_S: Final = 0.01
+
+_Named = tuple[str, BinaryIO]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +56,58 @@ def verify_audit(
 
     With `is_whole`, they should be all that are kept. Raises OSError where a file cannot be read.
     """
-    chain = _Chain(None if wanted is None else wanted[1])
-    seen: set[tuple[int, int]] = set()
+    return _verify(_one_by_one(paths), wanted, is_whole=is_whole)
+
+
+def verify_kept(path: Path, wanted: tuple[int | None, str] | None = None) -> Findings:
+    """Look at all lines of the audit at `path`, which a server may be writing; raises OSError."""
+    with contextlib.ExitStack() as stack:
+        return _verify(_open_all(path, stack), wanted, is_whole=True)
+
+
+def _one_by_one(paths: Iterable[Path]) -> Iterator[_Named]:
     for path in paths:
         with path.open("rb") as file:
-            about = os.fstat(file.fileno())
-            if (about.st_dev, about.st_ino) in seen:
-                continue  # a rotation is going on: one file, two names
-            seen.add((about.st_dev, about.st_ino))
-            chain.take_file(str(path), file)
+            yield str(path), file
+
+
+def _open_all(path: Path, stack: contextlib.ExitStack) -> list[_Named]:
+    """Return the files of one moment: no rotation came while they were opened."""
+    for _ in range(_TRIES):
+        names = files_of(path)
+        with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError):
+            files: list[_Named] = [
+                (str(name), opened.enter_context(name.open("rb"))) for name in names
+            ]
+            if _are_all(path, names, files):
+                stack.push(opened.pop_all())
+                return files
+        time.sleep(_PAUSE_S)
+    raise OSError(errno.EBUSY, "its files change all the time", str(path))
+
+
+def _are_all(path: Path, names: list[Path], files: list[_Named]) -> bool:
+    """Tell whether these are still the files; raises FileNotFoundError.
+
+    With the same names another file may be there as the last. It cannot have its inode, as that
+    one is open.
+    """
+    if files_of(path) != names:
+        return False
+    return path not in names or os.path.samestat(path.stat(), os.fstat(files[-1][1].fileno()))
+
+
+def _verify(
+    files: Iterable[_Named], wanted: tuple[int | None, str] | None, *, is_whole: bool
+) -> Findings:
+    chain = _Chain(None if wanted is None else wanted[1])
+    seen: set[tuple[int, int]] = set()
+    for name, file in files:
+        about = os.fstat(file.fileno())
+        if (about.st_dev, about.st_ino) in seen:
+            continue  # a rotation is going on: one file, two names
+        seen.add((about.st_dev, about.st_ino))
+        chain.take_file(name, file)
     if is_whole:
         chain.check_beginning()
     chain.check_wanted(wanted)

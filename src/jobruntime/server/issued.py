@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from jobruntime.rpc.pairs import holding
 from jobruntime.server.identity import format_serial
 from jobruntime.server.pki import reporting_os_errors
 
@@ -49,13 +50,10 @@ class Issued:
 @contextlib.contextmanager
 def changing(pki_dir: Path) -> Iterator[None]:
     """Hold the lock of whoever changes what is in `pki_dir`; raises JobError."""
-    with reporting_os_errors(f"lock {pki_dir}"):
-        fd = os.open(pki_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with reporting_os_errors(f"lock {pki_dir}"):
+            stack.enter_context(holding(pki_dir))
         yield
-    finally:
-        os.close(fd)
 
 
 def ca_id(authority: x509.Certificate) -> str:

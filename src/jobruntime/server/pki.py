@@ -30,8 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from jobruntime.model.errors import JobError, Reason, invalid
-from jobruntime.rpc.pairs import PENDING_SUFFIX
-from jobruntime.rpc.tls import read_certificates, read_private_key
+from jobruntime.rpc.tls import read_certificates, read_fitting_pair, read_private_key
 from jobruntime.server.identity import check_user_name
 from jobruntime.server.leaf import CLOCK_SKEW as CLOCK_SKEW
 from jobruntime.server.leaf import Authority as Authority
@@ -113,19 +112,26 @@ def read_pair(pair: Pair) -> tuple[x509.Certificate, PrivateKey]:
 
     Raises JobError (CONFIG_INVALID) for files that cannot be read or do not belong together.
     """
-    certificate = read_certificate(pair.certificate)
-    key = _read_key(pair.key)
-    pending = pair.key.with_name(f"{pair.key.name}{PENDING_SUFFIX}")
-    if certificate.public_key() != key.public_key() and pending.exists():
-        key = _read_key(pending)  # both are being replaced (rpc/pairs.py)
-    if certificate.public_key() != key.public_key():
+
+    def parse(pem: bytes, key: bytes) -> tuple[x509.Certificate, PrivateKey]:
+        return _parse_certificate(pair.certificate, pem), _parse_key(pair.key, key)
+
+    def fits(pem: bytes, key: bytes) -> bool:
+        certificate, private = parse(pem, key)
+        return certificate.public_key() == private.public_key()
+
+    found = read_fitting_pair(pair.certificate, pair.key, fits)
+    if found is None:
         raise _unusable(pair.key, f"it is not the key of {pair.certificate}")
-    return certificate, key
+    return parse(*found)
 
 
 def read_certificate(path: Path) -> x509.Certificate:
     """Return the first certificate of the file; raises JobError (CONFIG_INVALID)."""
-    pem = read_certificates(path)
+    return _parse_certificate(path, read_certificates(path))
+
+
+def _parse_certificate(path: Path, pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem)
     except ValueError as error:
@@ -307,7 +313,10 @@ def generate_key() -> tuple[PrivateKey, bytes]:
 
 
 def _read_key(path: Path) -> PrivateKey:
-    data = read_private_key(path)
+    return _parse_key(path, read_private_key(path))
+
+
+def _parse_key(path: Path, data: bytes) -> PrivateKey:
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError) as error:
