@@ -341,7 +341,7 @@ from jobruntime.worker.prepared import take_over
 handed = take_over(int(sys.argv[1]))
 said = []
 for message in (
-    b'{"op":"shell"}',
+    b'{"op":"shell","seq":7}',
     b'{"op":"spawner","arguments":["--peer-uid","0"],"command":"/bin/sh"}',
     b'{}',
 ):
@@ -378,8 +378,9 @@ sys.exit(code)
         assert done.returncode == 0, done.stderr.decode()
         uid, said = json.loads(done.stdout)
         assert uid == 0x7FFF0001
-        assert said[0] == [{"failed": "the monitor knows no such request"}, 0]
-        assert said[2] == said[0]
+        refused = "the monitor knows no such request"
+        assert said[0] == [{"failed": refused, "seq": 7}, 0]
+        assert said[2] == [{"failed": refused, "seq": None}, 0]
         [started, fds] = said[1]
         assert fds == 1
         command = Path(f"/proc/{started['started']}/cmdline").read_bytes().split(b"\0")
