@@ -30,13 +30,21 @@ MOST_GUESTS: Final = 4
 MOST_TRIED_AGAIN: Final = 3
 PATIENCE: Final = 4
 COSTLY_S: Final = {
-    "test_all_jobs.py": 45,
-    "test_doctor.py": 45,
-    "test_memory.py": 50,
-    "test_oom_causes.py": 50,
+    "test_all_jobs.py": 54,
+    "test_container.py": 17,
+    "test_cpu.py": 23,
+    "test_doctor.py": 44,
+    "test_failed_limits.py": 11,
+    "test_io.py": 18,
+    "test_memory.py": 23,
+    "test_oom_causes.py": 76,
+    "test_operator_io.py": 54,
+    "test_role_limits.py": 18,
+    "test_stats.py": 17,
+    "test_update.py": 30,
 }
 """How long these files take in a guest, about; a test of the others takes USUAL_S."""
-USUAL_S: Final = 5
+USUAL_S: Final = 2
 GUEST_S: Final = 3600 if os.environ.get("JOBRUNTIME_LONG") == "1" else 600
 
 NOT_TESTED: Final = """

@@ -12,7 +12,7 @@ from jobruntime.rpc.gen import service_pb2 as pb
 from jobruntime.rpc.tls import grpc
 from tests.support import Client, Instance, eventually, gather, processes_of, refusal_of, scaled
 
-TIMES = scaled(60, 600)
+TIMES = scaled(40, 600)
 MIB = 1 << 20
 
 
