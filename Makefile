@@ -14,7 +14,7 @@ demo: runtime ## Show it at work: a server, some jobs, their logs and their ends
 	@scripts/demo.sh
 
 .PHONY: test
-test: ## Check and test everything (about 12 minutes)
+test: ## Check and test everything (10 to 15 minutes)
 	@scripts/test.sh
 
 .PHONY: test-long
