@@ -740,10 +740,15 @@ class Instance:
         first, count = self.config.uid_first, self.config.uid_count
         found = self._own_processes()
         for pid in all_pids():
-            uid = int(status_fields(pid).get("Uid", "0").split()[0])
-            # The uid also tells of processes that have cleared their environment.
-            is_ours = first <= uid < first + count if IS_ROOT else False
-            if (is_ours or environment_of(pid).get("JOB_ID") in jobs) and is_alive(pid):
+            environment = environment_of(pid)
+            job, home = environment.get("JOB_ID"), environment.get("HOME", "")
+            is_ours = job in jobs or home.startswith(f"{self.work_dir}/")
+            if job is None and IS_ROOT:
+                # It may have cleared its environment. The uid alone would not do: of hundreds of
+                # instances some two have the same range.
+                uid = int(status_fields(pid).get("Uid", "0").split()[0])
+                is_ours = is_ours or first <= uid < first + count
+            if is_ours and is_alive(pid):
                 found.add(pid)
         return found
 
