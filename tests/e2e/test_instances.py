@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ from tests.support import (
 
 def kill_all(instance: Instance) -> None:
     for pid in instance.processes():
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a keeper may have ended with its job
+            os.kill(pid, signal.SIGKILL)
     instance.kill()
 
 
