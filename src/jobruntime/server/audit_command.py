@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +16,7 @@ from jobruntime.model.errors import JobError, Reason, invalid
 from .audit_verify import Findings, files_of, verify_audit, verify_kept
 from .config import read_config
 from .errors_out import print_error
+from .open_files import raise_open_files
 
 EXIT_FAULTS: Final = 1
 EXIT_USAGE: Final = 2
@@ -46,7 +45,7 @@ def _verify(args: argparse.Namespace, wanted: tuple[int | None, str] | None) -> 
     if args.files:
         findings = _look([Path(file) for file in args.files], wanted, is_whole=False)
     else:
-        _raise_open_files()
+        raise_open_files()  # all files that are kept are open at once
         path = read_config(args.config).audit.path
         findings = _look_again(lambda: _look_at_kept(path, wanted))
     if args.output == "json":
@@ -87,13 +86,6 @@ def _paths(config: str) -> list[Path]:
     if not paths:
         raise _missing(path)
     return paths
-
-
-def _raise_open_files() -> None:
-    # All files that are kept are open at once.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _look_at_kept(path: Path, wanted: tuple[int | None, str] | None) -> Findings:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import errno
 import logging
 import os
-import resource
 import signal
 import socket
 from functools import partial
@@ -28,6 +26,7 @@ from .config import Config, read_config
 from .followers import Followers
 from .monitor import configure_logging
 from .notify import notify
+from .open_files import raise_open_files
 from .policies import Policies
 from .programs import Programs
 from .reload import Reloads
@@ -63,7 +62,7 @@ async def serve(config: Config, prepared: Prepared | None = None) -> None:
     Raises JobError: CONFIG_INVALID, INSTANCE_IN_USE, SPAWNER_UNAVAILABLE.
     """
     keep_large_blocks()
-    _raise_open_files()
+    raise_open_files()  # a connection, a followed log and a running job each take one
     reloads = Reloads()
     requests: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -113,13 +112,6 @@ async def _serve_worker(
     notify("STOPPING=1")
     _logger.info("stopping; jobs that go on: %d", len(worker.running))
     await server.stop(_CALLS_GRACE_S)
-
-
-def _raise_open_files() -> None:
-    # A connection, a followed log and a running job each take a descriptor.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _bind(server: grpc.aio.Server, config: Config, credentials: grpc.ServerCredentials) -> int:

@@ -110,11 +110,18 @@ class LiveJob:
         Raises JobError (KEEPER_UNREACHABLE) where neither is so in time.
         """
         message: dict[str, object] = {"op": "stop", "by": by, "signo": signo, "grace_ms": grace_ms}
+        await self._sent(message, timeout_s)
+
+    async def _sent(self, message: dict[str, object], timeout_s: float) -> bool:
+        """Send `message`; return whether it was, or the job has ended instead."""
         try:
-            self._send(message, "stop")
+            self._send(message, str(message["op"]))
         except JobError:
+            # Its keeper may just have told the end, and be gone.
             if not await self.ends_within(timeout_s):
                 raise
+            return False
+        return True
 
     def _send(self, message: dict[str, object], op: str) -> None:
         try:
@@ -150,7 +157,8 @@ class LiveJob:
         answer: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
         self._answers[seq] = answer
         try:
-            await self._send_or_end(message | {"seq": seq}, timeout_s)
+            if not await self._sent(message | {"seq": seq}, timeout_s):
+                raise _it_has_ended()
             both: set[asyncio.Future[Any]] = {answer, self.ended}
             await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -164,15 +172,6 @@ class LiveJob:
                 raise self._silent("usage", f"it says nothing for {timeout_s:g} s")
             raise self._unknown(str(message["op"]), timeout_s)
         raise _it_has_ended()
-
-    async def _send_or_end(self, message: dict[str, object], timeout_s: float) -> None:
-        try:
-            self._send(message, str(message["op"]))
-        except JobError as error:
-            # Its keeper may just have told the end, and be gone.
-            if not await self.ends_within(timeout_s):
-                raise
-            raise _it_has_ended() from error
 
     def _on_message(self) -> None:
         if self._socket is None:
